@@ -1,0 +1,239 @@
+"""The plan: everything that follows from a site file, ready to be carried out.
+
+Every reader of flexi (roles, health checks, bench, documentation, `flexi plan`) reads these classes and
+nothing else, so that none of them can disagree. They are plain frozen data: building them does no I/O.
+
+Units: bytes are `int` bytes, VRAM of a card is `int` bytes, durations are seconds, rates are tokens per second.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+PlatformName = Literal["ubuntu-22.04", "ubuntu-24.04", "debian-12"]
+RoleName = Literal["base", "firewall", "driver", "cuda", "ollama", "agent", "gateway"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SshPlan(_Frozen):
+    """How the admin's machine reaches a host. `config` is an absolute path to an OpenSSH client config."""
+
+    address: str
+    user: str
+    port: int = 22
+    config: str | None = None
+    identity: str | None = None
+
+
+class PinPlan(_Frozen):
+    """One stanza of an apt preferences file (`man apt_preferences`)."""
+
+    packages: str
+    pin: str
+    priority: int
+    reason: str
+
+
+class BasePlan(_Frozen):
+    hostname: str
+    hosts_entries: tuple[tuple[str, str], ...]
+    """(address, name) of every host of the site, so that names work without DNS."""
+    packages: tuple[str, ...]
+    ntp_servers: tuple[str, ...] = ()
+    unattended_blacklist: tuple[str, ...] = ()
+    """Regular expressions for `Unattended-Upgrade::Package-Blacklist` (matched at the start of the name)."""
+
+
+class FirewallRule(_Frozen):
+    """Accept TCP to `port` from `sources` (addresses or networks; empty means everyone)."""
+
+    port: int
+    sources: tuple[str, ...]
+    purpose: str
+
+
+class FirewallPlan(_Frozen):
+    rules: tuple[FirewallRule, ...]
+
+
+class DriverPlan(_Frozen):
+    branch: str
+    """As the site file names it, e.g. `535-server`."""
+    major: int
+    packages: tuple[str, ...]
+    holds: tuple[str, ...]
+    """Package names to `apt-mark hold` once they are installed."""
+    pins: tuple[PinPlan, ...]
+
+
+class CudaPlan(_Frozen):
+    """The CUDA toolkit, from NVIDIA's repository and without that repository's driver."""
+
+    version: str
+    packages: tuple[str, ...]
+    repository: str
+    """Base URL of the flat repository, without a trailing slash."""
+    key_url: str
+    key_fingerprint: str | None
+    """Of the signing key; None only behind a mirror whose key the site file does not pin."""
+    pins: tuple[PinPlan, ...]
+
+
+class ModelOnInstance(_Frozen):
+    """A model that an instance preloads and keeps."""
+
+    name: str
+    """Full name with tag, as clients say it: `llama3:8b`."""
+    source: str
+    """What `/api/pull` is asked for: equal to `name`, or `mirror:port/library/llama3:8b` behind a mirror."""
+    insecure: bool
+    """True where the source is a plain-HTTP mirror."""
+    weights_bytes: int
+    kv_cache_bytes: int
+    """For `parallel` requests at `context` tokens each, f16 unless the group says otherwise."""
+    context: int
+    """Tokens per request: the group's context, or the model's own limit where that is smaller."""
+    embedding: bool
+    """Embedding-only models are loaded through /api/embed (generate refuses them)."""
+    tokens_per_second: float | None
+    """Expected single-stream rate where one is known (source in the model catalogue), else None."""
+
+
+class InstancePlan(_Frozen):
+    """One Ollama server: `ollama@<group>.service`."""
+
+    group: str
+    host: str
+    port: int
+    gpus: tuple[int, ...] | tuple[str, ...]
+    """Indices in PCI bus order, or UUIDs (`GPU-…`), as the site file says; resolved to UUIDs on the host."""
+    vram_bytes: int
+    """Of all the group's GPUs together."""
+    environment: tuple[tuple[str, str], ...]
+    """Everything in the environment file but CUDA_VISIBLE_DEVICES, which needs the host's UUIDs."""
+    home: str
+    store: str
+    parallel: int
+    models: tuple[ModelOnInstance, ...]
+
+    @property
+    def unit(self) -> str:
+        return f"ollama@{self.group}.service"
+
+    @property
+    def environment_file(self) -> str:
+        return f"/etc/ollama/{self.group}.env"
+
+
+class OllamaPlan(_Frozen):
+    version: str
+    archive_url: str
+    checksums_url: str
+    """The release's own `sha256sum.txt`; used when the site file pins no digest."""
+    sha256: str | None
+    packages: tuple[str, ...]
+    instances: tuple[InstancePlan, ...]
+
+
+class AgentPlan(_Frozen):
+    check_port: int
+    """Where HAProxy's agent-check asks `<group> <model>`."""
+    interval_s: int
+    """How often every instance is looked at and keep-alive is re-asserted where it was lost."""
+
+
+class HostPlan(_Frozen):
+    name: str
+    platform: PlatformName
+    ssh: SshPlan
+    roles: tuple[RoleName, ...]
+    """In the order in which they run."""
+    gpu_model: str | None
+    gpu_count: int
+    base: BasePlan
+    firewall: FirewallPlan
+    driver: DriverPlan | None
+    cuda: CudaPlan | None
+    ollama: OllamaPlan | None
+    agent: AgentPlan | None
+
+
+class Backend(_Frozen):
+    """One model at the gateway: the instances that hold it."""
+
+    name: str
+    """HAProxy section name: `model_llama3_8b`."""
+    model: str
+    names: tuple[str, ...]
+    """Lower-case spellings that route here: the model, and `x` for `x:latest`, and aliases."""
+    servers: tuple[BackendServer, ...]
+
+
+class BackendServer(_Frozen):
+    name: str
+    """HAProxy server name: the group."""
+    group: str
+    address: str
+    port: int
+    agent_port: int
+    max_connections: int
+    """What the instance runs at once for one model (OLLAMA_NUM_PARALLEL); the rest queues."""
+
+
+class ConsumerKey(_Frozen):
+    name: str
+    sha256: str
+    """Hex digest of the key; the key itself is random and is never stored."""
+
+
+class GatewayPlan(_Frozen):
+    host: str
+    address: str
+    name: str
+    """The public host name, for URLs that people are shown."""
+    port: int
+    packages: tuple[str, ...]
+    catalogue_port: int
+    """Loopback port of flexi-agent's catalogue, which answers the lists (/api/tags, /api/ps, /v1/models)."""
+    body_buffer_bytes: int
+    timeout_s: int
+    queue_timeout_s: int
+    anonymous_paths: tuple[str, ...]
+    """GET paths that need no key."""
+    backends: tuple[Backend, ...]
+    consumers: tuple[ConsumerKey, ...]
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}" + ("" if self.port == 80 else f":{self.port}")
+
+
+class Warning_(_Frozen):
+    """Something that works but that the admin should know; `where` is `file:line` or a plan path."""
+
+    where: str
+    message: str
+
+
+class Plan(_Frozen):
+    site: str
+    contact: str | None
+    hosts: tuple[HostPlan, ...]
+    gateway: GatewayPlan
+    warnings: tuple[Warning_, ...] = ()
+
+    def host(self, name: str) -> HostPlan:
+        """The host called `name`; KeyError where the site has none."""
+        for host in self.hosts:
+            if host.name == name:
+                return host
+        raise KeyError(name)
+
+    @property
+    def instances(self) -> tuple[InstancePlan, ...]:
+        return tuple(i for h in self.hosts if h.ollama for i in h.ollama.instances)
