@@ -1,0 +1,69 @@
+"""flexi-agent: the package that GPU hosts and gateways share, and on a GPU host the service that uses it.
+
+The service keeps models loaded, and tells the gateway and people how each instance really is.
+"""
+
+import json
+from io import StringIO
+
+from pyinfra import host
+from pyinfra.api import deploy
+from pyinfra.operations import files, server, systemd
+from pyinfra.operations.util import any_changed
+
+from flexi.agent_config import agent_config
+from flexi.agent_package import SOURCE, digest, modules
+from flexi.plan.model import HostPlan
+
+PACKAGE = "/opt/flexi/flexi_agent"
+USER = "flexi-agent"
+
+
+@deploy("Agent package")
+def install_package() -> None:
+    server.group(name=f"Make the group {USER}", group=USER, system=True)
+    server.user(
+        name="Make the agent's user",
+        user=USER,
+        group=USER,
+        home="/nonexistent",
+        shell="/usr/sbin/nologin",
+        system=True,
+        ensure_home=False,
+    )
+    files.directory(name="Make the agent's directory", path=PACKAGE, mode="0755")
+    for module in host.loop(modules()):
+        files.put(
+            name=f"Write {module}",
+            src=str(SOURCE / module),
+            dest=f"{PACKAGE}/{module}",
+            mode="0644",
+            create_remote_dir=False,
+        )
+
+
+@deploy("Agent")
+def install(plan: HostPlan) -> None:
+    files.directory(name="Make the directory of the drain switches", path="/etc/flexi/drain.d", mode="0755")
+    config = files.put(
+        name="Write the agent's configuration",
+        src=StringIO(json.dumps(agent_config(plan), indent=2) + "\n"),
+        dest="/etc/flexi/agent.json",
+        mode="0644",
+        create_remote_dir=False,
+    )
+    unit = files.template(
+        name="Write the agent's unit",
+        src="templates/agent/flexi-agent.service.j2",
+        dest="/etc/systemd/system/flexi-agent.service",
+        mode="0644",
+        build=digest(),
+    )
+    systemd.daemon_reload(name="Let systemd read the agent's unit", _if=any_changed(unit))
+    systemd.service(name="Start the agent", service="flexi-agent.service", running=True, enabled=True)
+    systemd.service(
+        name="Restart the agent with what is new",
+        service="flexi-agent.service",
+        restarted=True,
+        _if=any_changed(config, unit),
+    )

@@ -1,0 +1,46 @@
+"""The CUDA toolkit from NVIDIA's repository, whose own driver packages are pinned away.
+
+Ollama brings its CUDA runtime with it; the toolkit is for people who compile on the server.
+"""
+
+from pyinfra.api import deploy
+from pyinfra.operations import apt, files
+from pyinfra.operations.util import any_changed
+
+from flexi.operations.packages import signing_key
+from flexi.plan.model import CudaPlan
+
+KEYRING = "/etc/apt/keyrings/flexi-cuda.asc"
+
+
+@deploy("CUDA")
+def install(plan: CudaPlan) -> None:
+    # The pins come before the repository: there is no moment in which its driver could win.
+    files.template(
+        name="Pin the repository's driver packages away",
+        src="templates/driver/preferences.j2",
+        dest="/etc/apt/preferences.d/flexi-cuda",
+        mode="0644",
+        pins=plan.pins,
+    )
+    files.directory(name="Make the directory for signing keys", path="/etc/apt/keyrings", mode="0755")
+    key = signing_key(
+        name="Fetch the repository's signing key",
+        url=plan.key_url,
+        dest=KEYRING,
+        fingerprint=plan.key_fingerprint,
+    )
+    sources = files.template(
+        name="Add NVIDIA's CUDA repository",
+        src="templates/cuda/cuda.sources.j2",
+        dest="/etc/apt/sources.list.d/flexi-cuda.sources",
+        mode="0644",
+        repository=plan.repository,
+        keyring=KEYRING,
+    )
+    apt.update(name="Read the new repository's index", _if=any_changed(key, sources))
+    apt.packages(
+        name=f"Install the CUDA toolkit {plan.version}",
+        packages=list(plan.packages),
+        no_recommends=True,
+    )

@@ -1,0 +1,159 @@
+"""The command line. Exit status: 0 fine, 1 a check or a host failed, 2 the input is wrong (nothing was touched)."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from flexi import deploying, keys, status, testing, verifying
+from flexi.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, FlexiError
+from flexi.lab import commands as lab_commands
+from flexi.plan import build_plan
+from flexi.plan.model import Plan
+from flexi.plan.render import render_plan
+from flexi.site import SiteError, find_site, load_site
+
+site_argument = click.argument("site")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for a program instead of text.")
+
+
+def out() -> Console:
+    return Console(highlight=False)
+
+
+def load(site: str) -> tuple[Path, Plan]:
+    """Site file and plan of a site's name or path. SiteError with every finding where the file is wrong."""
+    path = find_site(site)
+    return path, build_plan(load_site(path))
+
+
+def print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name=None, version="0.1.0", prog_name="flexi")
+def cli() -> None:
+    """Open-weight language models on a university's own GPUs: deployed, kept right and proven.
+
+    SITE is a name (inventory/SITE.yaml) or the path of a site file.
+    """
+
+
+@cli.command()
+@site_argument
+def check(site: str) -> None:
+    """Read the site file and say whether it can be deployed. Touches no host."""
+    path, plan = load(site)
+    for warning in plan.warnings:
+        click.echo(f"{warning.where}: warning: {warning.message}")
+    models = sum(len(instance.models) for instance in plan.instances)
+    click.echo(
+        f"{path}: fine: {len(plan.hosts)} hosts, {len(plan.instances)} instances, {models} models, "
+        f"{len(plan.gateway.consumers)} consumers"
+    )
+
+
+@cli.command()
+@site_argument
+@json_option
+def plan(site: str, as_json: bool) -> None:
+    """Show what exactly would run where. Touches no host."""
+    _, what = load(site)
+    if as_json:
+        print_json(what.model_dump(mode="json"))
+    else:
+        render_plan(what, out())
+
+
+@cli.command()
+@site_argument
+@click.option("--dry", is_flag=True, help="Only show what would change.")
+@click.option("--limit", multiple=True, metavar="HOST", help="Only this host (may be repeated).")
+@click.option("--no-wait", is_flag=True, help="Do not wait until the models are loaded.")
+def deploy(site: str, dry: bool, limit: tuple[str, ...], no_wait: bool) -> None:
+    """Make the hosts what the site file says. Running it again changes nothing."""
+    path, what = load(site)
+    sys.exit(deploying.deploy(what, path, out(), dry=dry, limit=limit, wait=not no_wait))
+
+
+@cli.command()
+@site_argument
+@json_option
+def verify(site: str, as_json: bool) -> None:
+    """Check the running site, read-only: exit status 1 when anything is wrong."""
+    path, _ = load(site)
+    health = verifying.verify(path)
+    if as_json:
+        print_json(verifying.as_json(health))
+    else:
+        verifying.show(health, out())
+    sys.exit(health.exit_status)
+
+
+@cli.command("status")
+@site_argument
+@json_option
+def show_status(site: str, as_json: bool) -> None:
+    """Show every model on every instance: ready, loading, downloading, or why not."""
+    _, what = load(site)
+    statuses = status.read_all(what)
+    if as_json:
+        print_json(status.as_json(what, statuses))
+    else:
+        status.show(what, statuses, out())
+    sys.exit(EXIT_OK if status.all_ready(statuses) else EXIT_FAILED)
+
+
+@cli.group("keys")
+def keys_group() -> None:
+    """API keys of the site's consumers."""
+
+
+@keys_group.command("add")
+@site_argument
+@click.argument("name")
+def keys_add(site: str, name: str) -> None:
+    """Make a key for the consumer NAME and show it once. The next deploy puts its hash on the gateway."""
+    path, _ = load(site)
+    key = keys.add(path, name)
+    click.echo(key)
+    click.echo(f"Kept as a hash in {keys.keys_file(path)}; it is shown only now. Next: ./flexi deploy {site}", err=True)
+
+
+@cli.command("test")
+@click.argument("tier", type=click.Choice(["all", "quick", "lab"]), default="all")
+@click.argument("pytest_args", nargs=-1, type=click.UNPROCESSED)
+def run_tests(tier: str, pytest_args: tuple[str, ...]) -> None:
+    """Run flexi's own tests: `quick` (no root, no network), `lab` (end to end), or all of them."""
+    sys.exit(testing.run(testing.Tier(tier), pytest_args, out()))
+
+
+cli.add_command(lab_commands.lab)
+
+
+def main() -> None:
+    """Entry point: a FlexiError is one clear message and its exit status, never a traceback."""
+    try:
+        cli.main(prog_name="flexi", standalone_mode=False)
+    except click.exceptions.Exit as leaving:
+        sys.exit(leaving.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(EXIT_BAD_INPUT)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped", err=True)
+        sys.exit(130)
+    except SiteError as error:
+        click.echo(str(error), err=True)
+        sys.exit(EXIT_BAD_INPUT)
+    except FlexiError as error:
+        click.echo(f"flexi: {error}", err=True)
+        sys.exit(error.exit_status)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(EXIT_FAILED)

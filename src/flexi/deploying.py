@@ -1,0 +1,59 @@
+"""`flexi deploy`: a thin wrapper that prints and runs pyinfra, then waits for the models."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from flexi import status
+from flexi.errors import EXIT_FAILED, EXIT_OK, FlexiError, InputError
+from flexi.paths import ROOT
+from flexi.plan.model import Plan
+
+READY_TIMEOUT_S = 6 * 3600
+"""300 GB of weights over a gigabit line take most of an hour; a slow mirror several."""
+
+
+def inventory_file(site_file: Path) -> Path:
+    """The two-line pyinfra inventory beside a site file; InputError where it is missing."""
+    path = site_file.with_suffix(".py")
+    if not path.exists():
+        raise InputError(f"{path} is missing: copy inventory/example.py to it (two lines, the same for every site)")
+    return path
+
+
+def pyinfra_command(site_file: Path, *, dry: bool = False, limit: Sequence[str] = ()) -> list[str]:
+    """The command that an admin could type as well, run from the checkout."""
+    command = [str(Path(sys.executable).with_name("pyinfra"))]
+    command += ["--dry"] if dry else ["-y"]
+    for host in limit:
+        command += ["--limit", host]
+    path = inventory_file(site_file).resolve()
+    return [*command, str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path), "deploy.py"]
+
+
+def deploy(plan: Plan, site_file: Path, console: Console, *, dry: bool, limit: Sequence[str], wait: bool) -> int:
+    """Run pyinfra and, unless told otherwise, wait for the models; returns the exit status."""
+    known = [host.name for host in plan.hosts]
+    for name in limit:
+        if name not in known:
+            raise InputError(f"--limit {name}: the site has no such host; it has {', '.join(known)}")
+    command = pyinfra_command(site_file, dry=dry, limit=limit)
+    console.print(f"$ {shlex.join(command)}", highlight=False, soft_wrap=True)
+    done = subprocess.run(command, cwd=ROOT, check=False)
+    if done.returncode != 0:
+        raise FlexiError("the deploy did not finish on every host: see above which, and why; it is safe to run it again")
+    if dry or not wait or limit:
+        return EXIT_OK
+    result = status.wait_until_ready(plan, console, READY_TIMEOUT_S)
+    if not result.ready:
+        for point in result.open_points:
+            console.print(f"not ready: {point}", highlight=False)
+        return EXIT_FAILED
+    console.print(f"all models are loaded ({result.seconds:.0f} s)", highlight=False)
+    return EXIT_OK

@@ -1,0 +1,155 @@
+"""pyinfra facts: what is true on a host, read without changing it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from pyinfra.api import FactBase, StringCommand
+from pyinfra.api.command import QuoteString
+
+
+@dataclass(frozen=True)
+class Gpu:
+    index: int
+    uuid: str
+    name: str
+    memory_mib: int
+
+
+@dataclass(frozen=True)
+class DriverTruth:
+    """What the kernel and the user space say of the NVIDIA driver right now.
+
+    `running` is the loaded kernel module's version or None, `smi_error` the words of nvidia-smi where it fails.
+    """
+
+    running: str | None
+    nouveau: bool
+    smi_error: str | None
+    boot_id: str
+    tried_boot_id: str | None
+    """The boot that our last reboot for the driver led to: a second reboot would not help."""
+
+    @property
+    def running_major(self) -> int | None:
+        return int(self.running.split(".")[0]) if self.running else None
+
+
+class NvidiaGpus(FactBase[list[Gpu]]):
+    """The host's GPUs in PCI bus order, as nvidia-smi sees them; empty where it fails or is missing."""
+
+    default = list
+
+    def command(self) -> StringCommand:
+        return StringCommand(
+            "nvidia-smi --query-gpu=index,uuid,name,memory.total --format=csv,noheader,nounits 2>/dev/null || true"
+        )
+
+    def process(self, output: list[str]) -> list[Gpu]:
+        gpus = []
+        for line in output:
+            fields = [field.strip() for field in line.split(",")]
+            if len(fields) == 4 and fields[0].isdigit() and fields[1].startswith("GPU-") and fields[3].isdigit():
+                gpus.append(Gpu(int(fields[0]), fields[1], fields[2], int(fields[3])))
+        return gpus
+
+
+REBOOT_MARK = "/var/lib/flexi/driver-boot-id"
+
+_DRIVER_TRUTH = f"""
+echo "running=$(cat /proc/driver/nvidia/version 2>/dev/null | head -n1)"
+echo "nouveau=$(grep -c '^nouveau ' /proc/modules 2>/dev/null)"
+echo "boot_id=$(cat /proc/sys/kernel/random/boot_id)"
+echo "tried=$(cat {REBOOT_MARK} 2>/dev/null)"
+echo "smi=$(nvidia-smi -L 2>&1 >/dev/null | head -n1; nvidia-smi -L >/dev/null 2>&1 || echo "exit $?")"
+"""
+
+
+class NvidiaDriver(FactBase[DriverTruth]):
+    """The running driver. nvidia-smi prints its errors to standard output on some versions: the status decides."""
+
+    def command(self) -> StringCommand:
+        return StringCommand("sh", "-c", QuoteString(_DRIVER_TRUTH.strip()))
+
+    def process(self, output: list[str]) -> DriverTruth:
+        values = dict(line.split("=", 1) for line in output if "=" in line)
+        version = re.search(r"\b(\d{3}\.\d+(?:\.\d+)*)\b", values.get("running", ""))
+        return DriverTruth(
+            running=version.group(1) if version else None,
+            nouveau=values.get("nouveau", "0") not in ("", "0"),
+            smi_error=values.get("smi") or None,
+            boot_id=values.get("boot_id", ""),
+            tried_boot_id=values.get("tried") or None,
+        )
+
+
+class BootId(FactBase[str]):
+    """Changes with every boot (`man 5 proc`), unlike the uptime also inside a container."""
+
+    def command(self) -> StringCommand:
+        return StringCommand("cat /proc/sys/kernel/random/boot_id")
+
+    def process(self, output: list[str]) -> str:
+        return output[0].strip()
+
+
+class HeldPackages(FactBase[set[str]]):
+    default = set
+
+    def command(self) -> StringCommand:
+        return StringCommand("apt-mark showhold")
+
+    def process(self, output: list[str]) -> set[str]:
+        return {line.strip() for line in output if line.strip()}
+
+
+@dataclass(frozen=True)
+class Releases:
+    """Ollama releases below /opt/ollama: version -> SHA-256 of the archive it came from, and the current one."""
+
+    installed: dict[str, str]
+    current: str | None
+
+
+class OllamaReleases(FactBase[Releases]):
+    def command(self) -> StringCommand:
+        return StringCommand(
+            "sh",
+            "-c",
+            QuoteString(
+                'for f in /opt/ollama/*/.archive-sha256; do [ -f "$f" ] && echo "$f $(cat "$f")"; done; '
+                'echo "current $(readlink /opt/ollama/current)"; true'
+            ),
+        )
+
+    def process(self, output: list[str]) -> Releases:
+        installed, current = {}, None
+        for line in output:
+            key, _, value = line.partition(" ")
+            if key == "current":
+                current = value.strip().rstrip("/").rsplit("/", 1)[-1] or None
+            elif match := re.fullmatch(r"/opt/ollama/([^/]+)/\.archive-sha256", key):
+                installed[match.group(1)] = value.strip()
+        return Releases(installed, current)
+
+
+class KeyFingerprints(FactBase[list[str]]):
+    """Fingerprints of the primary keys in an OpenPGP key file; empty where the file is missing."""
+
+    default = list
+
+    def command(self, path: str) -> StringCommand:
+        return StringCommand(
+            "gpg", "--batch", "--with-colons", "--show-keys", QuoteString(path), "2>/dev/null", "||", "true"
+        )
+
+    def process(self, output: list[str]) -> list[str]:
+        fingerprints, primary = [], False
+        for line in output:
+            fields = line.split(":")
+            if fields[0] in ("pub", "sub"):
+                primary = fields[0] == "pub"
+            elif fields[0] == "fpr" and primary:
+                fingerprints.append(fields[9])
+        return fingerprints

@@ -1,0 +1,122 @@
+"""Ollama releases side by side, and the environment of an instance."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from io import StringIO
+
+from pyinfra import host
+from pyinfra.api import OperationError, QuoteString, StringCommand, operation
+from pyinfra.operations import files
+
+from flexi.facts import Gpu, NvidiaGpus, OllamaReleases
+from flexi.plan.model import InstancePlan, OllamaPlan
+
+RELEASES = "/opt/ollama"
+
+
+@operation()
+def release(plan: OllamaPlan) -> Generator[StringCommand, None, None]:
+    """Unpack the planned release to /opt/ollama/<version>, its archive's SHA-256 checked before anything is moved.
+
+    The digest is the site file's, or else the release's own published list. Interrupted at any point, the next
+    run resumes the download or starts the unpacking again; what is in use is never touched.
+    """
+    have = host.get_fact(OllamaReleases).installed.get(plan.version)
+    if have is not None and plan.sha256 in (None, have):
+        host.noop(f"Ollama {plan.version} is unpacked")
+        return
+    script = _INSTALL.format(
+        root=RELEASES,
+        version=plan.version,
+        archive=plan.archive_url,
+        checksums=plan.checksums_url,
+        wanted=plan.sha256 or "",
+    )
+    yield StringCommand("sh", "-c", QuoteString(script))
+
+
+# curl -C - resumes; a partial file of another archive fails its digest, is removed, and the next run starts afresh.
+_INSTALL = """
+set -eu
+version='{version}' wanted='{wanted}'
+mkdir -p {root}/.download
+file={root}/.download/ollama-$version.tar.zst
+if [ -z "$wanted" ]; then
+  wanted=$(curl -fsSL --retry 3 '{checksums}' | awk '{{sub(/^\\.?\\/?\\*?/, "", $2); sub(/^\\.\\//, "", $2)}}
+    $2 == "ollama-linux-amd64.tar.zst" {{print $1}}')
+  [ -n "$wanted" ] || {{ echo 'no digest for ollama-linux-amd64.tar.zst in {checksums}: set ollama.sha256' >&2; exit 1; }}
+fi
+curl -fsSL --retry 3 -C - -o "$file" '{archive}' || [ $? -eq 33 ] || curl -fsSL --retry 3 -o "$file" '{archive}'
+have=$(sha256sum "$file" | cut -d' ' -f1)
+if [ "$have" != "$wanted" ]; then
+  rm -f "$file"
+  echo "{archive} has the SHA-256 $have, wanted $wanted: nothing was switched" >&2
+  exit 1
+fi
+new={root}/.new-$version
+rm -rf "$new"
+mkdir -p "$new"
+zstd -dc "$file" | tar -xf - -C "$new" --no-same-owner
+[ -x "$new/bin/ollama" ] || {{ echo 'the archive has no bin/ollama' >&2; exit 1; }}
+chmod -R go-w,a+rX "$new"
+echo "$have" >"$new/.archive-sha256"
+rm -rf {root}/.old-$version
+[ ! -e "{root}/$version" ] || mv "{root}/$version" "{root}/.old-$version"
+mv "$new" "{root}/$version"
+rm -rf {root}/.old-$version "$file"
+"""
+
+
+@operation()
+def current_release(version: str) -> Generator[StringCommand, None, None]:
+    """Point /opt/ollama/current at `version` in one atomic step."""
+    if host.get_fact(OllamaReleases).current == version:
+        host.noop(f"{version} is current")
+        return
+    link = f"{RELEASES}/current"
+    yield StringCommand("ln", "-sfn", QuoteString(version), QuoteString(f"{link}.new"))
+    yield StringCommand("mv", "-fT", QuoteString(f"{link}.new"), QuoteString(link))
+
+
+def resolve_gpus(instance: InstancePlan, present: list[Gpu]) -> list[str]:
+    """UUIDs of the group's GPUs on this host; OperationError names the ones that are not there."""
+    by_index = {gpu.index: gpu.uuid for gpu in present}
+    by_uuid = {gpu.uuid for gpu in present}
+    resolved, missing = [], []
+    for wanted in instance.gpus:
+        uuid = by_index.get(wanted) if isinstance(wanted, int) else (wanted if wanted in by_uuid else None)
+        resolved.append(uuid or "")
+        if uuid is None:
+            missing.append(str(wanted))
+    if missing:
+        raise OperationError(
+            f"group {instance.group}: GPU {', '.join(missing)} is not on this host; nvidia-smi shows "
+            f"{len(present)} ({', '.join(f'{g.index}={g.uuid}' for g in present) or 'none'})"
+        )
+    return resolved
+
+
+def render_environment(instance: InstancePlan, uuids: list[str]) -> str:
+    """The environment file of an instance, GPUs by UUID: indices change with the hardware, UUIDs do not."""
+    lines = [f"# {instance.unit}: written by flexi from the site file; changes here are overwritten."]
+    lines += [f"CUDA_VISIBLE_DEVICES={','.join(uuids)}"]
+    lines += [f"{name}={value}" for name, value in instance.environment]
+    return "\n".join(lines) + "\n"
+
+
+@operation()
+def environment_file(instance: InstancePlan) -> Generator[StringCommand, None, None]:
+    """Write /etc/ollama/<group>.env with the GPUs' UUIDs as the running driver tells them.
+
+    Read when it runs and not before: on a bare host the driver comes up in the middle of the same deploy.
+    """
+    uuids = resolve_gpus(instance, host.get_fact(NvidiaGpus))
+    yield from files.put._inner(
+        src=StringIO(render_environment(instance, uuids)),
+        dest=instance.environment_file,
+        user="root",
+        group="root",
+        mode="0644",
+        create_remote_dir=False,
+    )

@@ -1,0 +1,90 @@
+"""Reboots, firewalls and files that must be right before they replace the old ones."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from io import StringIO
+
+from pyinfra import host
+from pyinfra.api import FileUploadCommand, FunctionCommand, OperationError, QuoteString, StringCommand, operation
+from pyinfra.api.host import Host
+from pyinfra.api.state import State
+from pyinfra.facts.files import FileContents
+
+from flexi.facts import REBOOT_MARK, BootId, NvidiaDriver
+
+Commands = Generator[StringCommand | FileUploadCommand | FunctionCommand, None, None]
+
+
+@operation()
+def validated_file(dest: str, content: str, check: str, mode: str = "0644") -> Commands:
+    """Write `content` to `dest` once the shell command `check` (with `{}` for the new file's path) accepts it.
+
+    A file that fails its check never replaces the one in use, and the host fails with the checker's words.
+    """
+    current = host.get_fact(FileContents, path=dest)
+    if current is not None and "\n".join(current) == content.rstrip("\n"):
+        host.noop(f"{dest} is up to date")
+        return
+    new = f"{dest}.new"
+    yield FileUploadCommand(StringIO(content), new, remote_temp_filename=host.get_temp_filename(new))
+    yield StringCommand("sh", "-c", QuoteString(f"{check.format(new)} || {{ rm -f {new}; exit 1; }}"))
+    yield StringCommand("chmod", mode, QuoteString(new))
+    yield StringCommand("mv", "-f", QuoteString(new), QuoteString(dest))
+
+
+@operation()
+def running_driver(major: int, timeout_s: int = 1200) -> Commands:
+    """Reboot when the running NVIDIA driver is not of branch `major`; afterwards it must be, or the host fails.
+
+    The truth is the loaded module and nvidia-smi's word, never a package's name. A boot that did not help is
+    remembered, so that a host with a broken driver is not rebooted on every run.
+    """
+    truth = host.get_fact(NvidiaDriver)
+    if truth.running_major == major and not truth.nouveau and truth.smi_error is None:
+        host.noop(f"driver {truth.running} runs")
+        return
+    if truth.tried_boot_id == truth.boot_id:
+        raise OperationError(
+            f"the running NVIDIA driver is {truth.running or 'none'}, wanted {major}.x, and the last reboot did not "
+            f"change that ({truth.smi_error or 'nvidia-smi says nothing'}). Look at `dmesg | grep -i nvrm`; "
+            f"remove {REBOOT_MARK} to allow another reboot"
+        )
+    yield StringCommand("sh", "-c", QuoteString("( sleep 1 && systemctl reboot ) </dev/null >/dev/null 2>&1 &"))
+    yield FunctionCommand(_wait_for_new_boot, (truth.boot_id, timeout_s), {})
+    yield StringCommand(
+        "sh", "-c", QuoteString(f"mkdir -p /var/lib/flexi && cp /proc/sys/kernel/random/boot_id {REBOOT_MARK}")
+    )
+    yield FunctionCommand(_check_driver, (major,), {})
+
+
+def _wait_for_new_boot(state: State, host: Host, old_boot_id: str, timeout_s: int) -> None:
+    """pyinfra's own reboot compares uptimes, which a container shares with its host: the boot id is exact."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        host.disconnect()
+        time.sleep(1)
+        host.connect(show_errors=False)
+        if not host.connected:
+            continue
+        try:
+            if host.get_fact(BootId) != old_boot_id:
+                return
+        except Exception:  # the connection went down under the question: the reboot has begun
+            continue
+    raise OperationError(f"did not come back within {timeout_s} s of its reboot; look at its console")
+
+
+def _check_driver(state: State, host: Host, major: int) -> None:
+    deadline = time.monotonic() + 120
+    while True:
+        truth = host.get_fact(NvidiaDriver)
+        if truth.running_major == major and truth.smi_error is None:
+            return
+        if time.monotonic() > deadline:
+            raise OperationError(
+                f"rebooted, but the running driver is {truth.running or 'none'}, wanted {major}.x "
+                f"({truth.smi_error or 'no error from nvidia-smi'})"
+            )
+        time.sleep(2)

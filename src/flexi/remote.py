@@ -1,0 +1,74 @@
+"""Commands on a site's hosts over OpenSSH, one connection for each host, shared by everything that reads."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from flexi.plan.model import HostPlan, SshPlan
+
+Result = TypeVar("Result")
+
+UNREACHABLE = 255
+"""OpenSSH's own exit status when it could not connect (`man ssh`)."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def reached(self) -> bool:
+        return self.status != UNREACHABLE
+
+
+def control_path(ssh: SshPlan) -> str:
+    """A short literal socket path (testinfra cannot take OpenSSH's %-escapes), private to this user.
+
+    Configurations differ between sites with equal addresses, so all that names a target goes into it.
+    """
+    directory = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"flexi-ssh-{os.getuid()}"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    if directory.stat().st_uid != os.getuid():
+        raise PermissionError(f"{directory} belongs to somebody else")
+    target = f"{ssh.user}@{ssh.address}:{ssh.port}:{ssh.config}"
+    return str(directory / hashlib.sha256(target.encode()).hexdigest()[:16])
+
+
+def ssh_options(ssh: SshPlan, connect_timeout_s: int = 10) -> list[str]:
+    options = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={connect_timeout_s}"]
+    options += ["-o", "ControlMaster=auto", "-o", f"ControlPath={control_path(ssh)}", "-o", "ControlPersist=30"]
+    if ssh.config:
+        options += ["-F", ssh.config]
+    if ssh.identity:
+        options += ["-i", ssh.identity]
+    return options
+
+
+def run(host: HostPlan, command: str, timeout_s: float = 30) -> Answer:
+    """Run a shell command on the host as the site's SSH user. Status 255 where the host cannot be reached."""
+    argv = ["ssh", *ssh_options(host.ssh), "-p", str(host.ssh.port), f"{host.ssh.user}@{host.ssh.address}", command]
+    try:
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return Answer(UNREACHABLE, "", f"no answer within {timeout_s:.0f} s")
+    return Answer(done.returncode, done.stdout, done.stderr.strip())
+
+
+def for_each(hosts: Sequence[HostPlan], work: Callable[[HostPlan], Result]) -> dict[str, Result]:
+    """`work` on all hosts at once; results by host name, in the plan's order."""
+    if not hosts:
+        return {}
+    with ThreadPoolExecutor(max_workers=min(32, len(hosts))) as pool:
+        return dict(zip((host.name for host in hosts), pool.map(work, hosts), strict=True))

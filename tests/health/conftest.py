@@ -1,0 +1,99 @@
+"""Health checks of a site: read-only, safe in production, expectations from the plan, evidence from the hosts.
+
+`./flexi verify SITE` runs them. By hand: `pytest tests/health --site inventory/SITE.yaml`.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+import testinfra
+from testinfra.host import Host
+
+from flexi import remote
+from flexi.plan import build_plan
+from flexi.plan.model import HostPlan, Plan
+from flexi.site import load_site
+from subjects import Resident, Route
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--site", type=Path, help="the site file, e.g. inventory/lab.yaml")
+
+
+@cache
+def plan_of(site: Path) -> Plan:
+    return build_plan(load_site(site))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    site = metafunc.config.getoption("--site")
+    if site is None:
+        pytest.exit("the health checks need --site inventory/SITE.yaml", returncode=2)
+    plan = plan_of(site)
+    marker = metafunc.definition.get_closest_marker("hosts")
+    role = marker.args[0] if marker else None
+    if "host_plan" in metafunc.fixturenames:
+        hosts = [host for host in plan.hosts if role is None or role in host.roles]
+        metafunc.parametrize("host_plan", hosts, ids=lambda host: host.name)
+    if "resident" in metafunc.fixturenames:
+        residents = [Resident(instance, model) for instance in plan.instances for model in instance.models]
+        metafunc.parametrize("resident", residents, ids=lambda resident: resident.label)
+    if "instance" in metafunc.fixturenames:
+        metafunc.parametrize("instance", plan.instances, ids=lambda instance: instance.group)
+    if "route" in metafunc.fixturenames:
+        routes = [Route(plan.gateway.host, backend) for backend in plan.gateway.backends]
+        metafunc.parametrize("route", routes, ids=lambda route: route.label)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "hosts(role): run on the hosts that have this role")
+
+
+@pytest.fixture(scope="session")
+def plan(pytestconfig: pytest.Config) -> Plan:
+    return plan_of(pytestconfig.getoption("--site"))
+
+
+class Hosts:
+    """testinfra hosts by name, one shared SSH connection each; an unreachable one is asked once."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._reached: dict[str, str] = {}
+
+    def __getitem__(self, name: str) -> Host:
+        host = self._plan.host(name)
+        if name not in self._reached:
+            answer = remote.run(host, "true", timeout_s=20)
+            self._reached[name] = "" if answer.status == 0 else answer.stderr or f"exit status {answer.status}"
+        if self._reached[name]:
+            pytest.fail(f"the host does not answer over SSH: {self._reached[name].splitlines()[-1]}", pytrace=False)
+        return connection(host)
+
+
+def connection(host: HostPlan) -> Host:
+    ssh = host.ssh
+    return testinfra.get_host(
+        f"ssh://{ssh.user}@{ssh.address}:{ssh.port}",
+        ssh_config=ssh.config,
+        ssh_identity_file=ssh.identity,
+        controlpath=remote.control_path(ssh),
+        controlpersist=30,
+        timeout=10,
+        sudo=True,
+    )
+
+
+@pytest.fixture(scope="session")
+def hosts(plan: Plan) -> Hosts:
+    return Hosts(plan)
+
+
+@pytest.fixture
+def target(host_plan: HostPlan, hosts: Hosts) -> Host:
+    return hosts[host_plan.name]
+
+

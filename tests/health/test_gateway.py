@@ -1,0 +1,74 @@
+"""The gateway as its users meet it, asked from the gateway's own host with the key of the health checks."""
+
+from __future__ import annotations
+
+import json
+
+from testinfra.host import Host
+
+from flexi.plan.model import Plan
+from subjects import Route
+
+HEALTH_HEADER = "@/etc/flexi/health.header"
+PROBE_TOKENS = 8
+PLAUSIBLE = (0.3, 2.0)
+"""Share of the expected rate: a model on the CPU is at a tenth of it, other users' load may take half, and
+nothing is twice as fast as its memory allows (facts file, section 5)."""
+
+
+def ask(target: Host, plan: Plan, path: str, body: dict[str, object] | None, *options: str) -> tuple[int, str]:
+    """Status and body of a request to the gateway; the body travels over standard input, the key in a file."""
+    url = f"http://127.0.0.1:{plan.gateway.port}{path}"
+    data = f"-H 'Content-Type: application/json' -d '{json.dumps(body)}'" if body is not None else ""
+    answer = target.run(f"curl -sS -m 300 -w '\\n%{{http_code}}' {' '.join(options)} {data} {url}")
+    assert answer.rc == 0, f"the gateway does not answer: {answer.stderr.strip()}"
+    text, _, status = answer.stdout.rpartition("\n")
+    return int(status), text.strip()
+
+
+def test_tokens_flow(route: Route, plan: Plan, hosts: dict[str, Host]) -> None:
+    """{route} answers through the gateway at a plausible rate"""
+    target = hosts[plan.gateway.host]
+    model = next(
+        model for instance in plan.instances for model in instance.models if model.name == route.backend.model
+    )
+    if model.embedding:
+        status, text = ask(target, plan, "/api/embed", {"model": model.name, "input": "health"}, f"-H {HEALTH_HEADER}")
+        assert status == 200, f"status {status}: {text[:200]}"
+        assert json.loads(text)["embeddings"][0], "an empty embedding"
+        return
+    body = {"model": model.name, "prompt": "Count to eight.", "stream": False, "options": {"num_predict": PROBE_TOKENS}}
+    status, text = ask(target, plan, "/api/generate", body, f"-H {HEALTH_HEADER}")
+    assert status == 200, f"status {status}: {text[:200]}"
+    answer = json.loads(text)
+    assert answer.get("eval_count", 0) > 0, "no token came"
+    if model.tokens_per_second is not None and answer["eval_count"] > 1:
+        rate = answer["eval_count"] / (answer["eval_duration"] / 1e9)
+        low, high = (share * model.tokens_per_second for share in PLAUSIBLE)
+        assert low <= rate <= high, (
+            f"{rate:.1f} tokens/s, expected about {model.tokens_per_second:.0f}: below, look for the CPU or a busy card"
+        )
+
+
+def test_key_needed(plan: Plan, hosts: dict[str, Host]) -> None:
+    """the gateway refuses requests without a key"""
+    model = plan.gateway.backends[0].model
+    status, text = ask(hosts[plan.gateway.host], plan, "/api/generate", {"model": model, "prompt": "x"})
+    assert status == 401, f"status {status} without a key: {text[:100]}"
+
+
+def test_management_closed(plan: Plan, hosts: dict[str, Host]) -> None:
+    """the gateway keeps model management closed"""
+    target = hosts[plan.gateway.host]
+    for path in ("/api/pull", "/api/create", "/api/copy", "/api/push"):
+        status, _ = ask(target, plan, path, {"model": "flexi-health-probe"}, f"-H {HEALTH_HEADER}")
+        assert status in (403, 404), f"{path} answers {status}: models could be changed by anyone with a key"
+
+
+def test_lists(plan: Plan, hosts: dict[str, Host]) -> None:
+    """the gateway lists every model of the site once"""
+    status, text = ask(hosts[plan.gateway.host], plan, "/api/tags", None, f"-H {HEALTH_HEADER}")
+    assert status == 200, f"status {status}: {text[:100]}"
+    names = [model["name"] for model in json.loads(text)["models"]]
+    wanted = sorted(backend.model for backend in plan.gateway.backends)
+    assert sorted(names) == wanted, f"listed {', '.join(sorted(names))}; planned {', '.join(wanted)}"

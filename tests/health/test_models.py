@@ -1,0 +1,100 @@
+"""Models: where they should be, wholly on their GPUs, for ever, and closed to everyone but the gateway."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+
+import pytest
+from testinfra.host import Host
+
+from flexi.plan.model import HostPlan, InstancePlan, Plan
+from subjects import Resident
+
+FOR_EVER_YEAR = 2100
+"""keep_alive -1 makes Ollama show a time 292 years ahead; any year beyond this one means for ever."""
+
+
+def test_resident(resident: Resident, hosts: dict[str, Host]) -> None:
+    """{resident} is loaded, wholly on its GPUs, and stays"""
+    instance, model = resident.instance, resident.model
+    answer = hosts[instance.host].run(f"curl -fsS -m 10 http://127.0.0.1:{instance.port}/api/ps")
+    assert answer.rc == 0, f"{instance.unit} does not answer: {answer.stderr.strip()}{why(hosts, instance)}"
+    loaded = {entry["name"].lower(): entry for entry in json.loads(answer.stdout)["models"] or []}
+    assert model.name.lower() in loaded, f"not loaded{why(hosts, instance, model.name)}"
+    entry = loaded[model.name.lower()]
+    on_gpu = entry["size_vram"] / entry["size"]
+    assert on_gpu == 1, f"{1 - on_gpu:.0%} of it is on the CPU{why(hosts, instance, model.name)}"
+    year = int(entry["expires_at"][:4])
+    assert year > FOR_EVER_YEAR, f"will be unloaded at {entry['expires_at']}"
+    assert entry["context_length"] == model.context, (
+        f"loaded with a context of {entry['context_length']} tokens, the plan says {model.context}"
+    )
+
+
+def test_agent(instance: InstancePlan, hosts: dict[str, Host]) -> None:
+    """group {instance} is ready by the agent's word"""
+    target = hosts[instance.host]
+    status = target.run("cat /run/flexi-agent/status.json")
+    assert status.rc == 0, "the agent has written no status: systemctl status flexi-agent"
+    for entry in json.loads(status.stdout)["instances"]:
+        if entry["group"] == instance.group:
+            assert entry["phase"] == "ready", f"{entry['phase']}: {entry['reason']}"
+            return
+    pytest.fail("the agent does not know this group: deploy again", pytrace=False)
+
+
+def test_closed(instance: InstancePlan, plan: Plan, hosts: dict[str, Host]) -> None:
+    """group {instance} cannot be reached past the gateway"""
+    host = plan.host(instance.host)
+    open_from = []
+    try:
+        socket.create_connection((host.ssh.address, instance.port), timeout=2).close()
+        open_from.append("this machine")
+    except OSError:
+        pass
+    for other in plan.hosts:
+        if other.name in (instance.host, plan.gateway.host):
+            continue
+        if hosts[other.name].run(connect(host.ssh.address, instance.port)).rc == 0:
+            open_from.append(other.name)
+    assert not open_from, f"port {instance.port} is open from {', '.join(open_from)}: it must be for the gateway alone"
+    answer = hosts[plan.gateway.host].run(connect(host.ssh.address, instance.port))
+    assert answer.rc == 0, f"the gateway cannot reach {host.ssh.address}:{instance.port}"
+
+
+def connect(address: str, port: int) -> str:
+    return f"curl -s -o /dev/null -m 3 http://{address}:{port}/"
+
+
+def why(hosts: dict[str, Host], instance: InstancePlan, model: str | None = None) -> str:
+    """The agent's reason, for the person who reads the failed check."""
+    status = hosts[instance.host].run("cat /run/flexi-agent/status.json")
+    if status.rc != 0:
+        return ""
+    for entry in json.loads(status.stdout)["instances"]:
+        if entry["group"] != instance.group:
+            continue
+        for known in entry["models"]:
+            if model and known["name"] == model and known.get("reason"):
+                return f" ({known['phase']}: {known['reason']})"
+        if entry.get("reason"):
+            return f" ({entry['phase']}: {entry['reason']})"
+    return ""
+
+
+@pytest.mark.hosts("ollama")
+def test_no_cpu_fallback(host_plan: HostPlan, target: Host) -> None:
+    """its instances found their GPUs when they started"""
+    for instance in host_plan.ollama.instances:
+        log = target.run(
+            f"journalctl -u {instance.unit} _SYSTEMD_INVOCATION_ID="
+            f"$(systemctl show -p InvocationID --value {instance.unit}) -o cat --no-pager -g 'inference compute'"
+        ).stdout
+        found = re.findall(r"library=(\w+)", log)
+        if not found:
+            continue  # the journal was rotated since the start; residency on the GPUs is checked above
+        wrong = [library for library in found if library.upper() != "CUDA"]
+        assert not wrong, f"{instance.unit} computes on {', '.join(wrong)}; restart it once its GPUs are visible"
+        assert len(found) == len(instance.gpus), f"{instance.unit} found {len(found)} of {len(instance.gpus)} GPUs"
