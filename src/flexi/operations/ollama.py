@@ -26,28 +26,35 @@ def release(plan: OllamaPlan) -> Generator[StringCommand, None, None]:
     if have is not None and plan.sha256 in (None, have):
         host.noop(f"Ollama {plan.version} is unpacked")
         return
-    script = _INSTALL.format(
-        root=RELEASES,
+    yield StringCommand("sh", "-c", QuoteString(install_script(plan)))
+
+
+def install_script(plan: OllamaPlan, root: str = RELEASES) -> str:
+    """The POSIX shell script that unpacks a release below `root`; exit status 1 and one sentence where it cannot."""
+    return _INSTALL.format(
+        root=root,
         version=plan.version,
         archive=plan.archive_url,
         checksums=plan.checksums_url,
         wanted=plan.sha256 or "",
     )
-    yield StringCommand("sh", "-c", QuoteString(script))
 
 
-# curl -C - resumes; a partial file of another archive fails its digest, is removed, and the next run starts afresh.
+# curl -C - resumes. A server that cannot (33) or a complete file (416: 22) is no error here: the digest decides, and a
+# file that fails it is removed, so that the next run starts afresh.
 _INSTALL = """
 set -eu
 version='{version}' wanted='{wanted}'
 mkdir -p {root}/.download
 file={root}/.download/ollama-$version.tar.zst
 if [ -z "$wanted" ]; then
-  wanted=$(curl -fsSL --retry 3 '{checksums}' | awk '{{sub(/^\\.?\\/?\\*?/, "", $2); sub(/^\\.\\//, "", $2)}}
-    $2 == "ollama-linux-amd64.tar.zst" {{print $1}}')
+  wanted=$(curl -fsSL --retry 3 '{checksums}' | sed -n 's#^\\([0-9a-f]\\{{64\\}}\\)  *[*]*\\(\\./\\)*ollama-linux-amd64\\.tar\\.zst$#\\1#p')
   [ -n "$wanted" ] || {{ echo 'no digest for ollama-linux-amd64.tar.zst in {checksums}: set ollama.sha256' >&2; exit 1; }}
 fi
-curl -fsSL --retry 3 -C - -o "$file" '{archive}' || [ $? -eq 33 ] || curl -fsSL --retry 3 -o "$file" '{archive}'
+curl -fsSL --retry 3 -C - -o "$file" '{archive}' || case $? in
+  22 | 33 | 36) rm -f "$file"; curl -fsSL --retry 3 -o "$file" '{archive}' ;;
+  *) exit 1 ;;
+esac
 have=$(sha256sum "$file" | cut -d' ' -f1)
 if [ "$have" != "$wanted" ]; then
   rm -f "$file"
@@ -111,7 +118,12 @@ def environment_file(instance: InstancePlan) -> Generator[StringCommand, None, N
 
     Read when it runs and not before: on a bare host the driver comes up in the middle of the same deploy.
     """
-    uuids = resolve_gpus(instance, host.get_fact(NvidiaGpus))
+    present = host.get_fact(NvidiaGpus)
+    if not present and not host.state.is_executing:
+        # A dry run on a bare host: the driver that shows the GPUs comes earlier in this very deploy.
+        yield StringCommand("true")
+        return
+    uuids = resolve_gpus(instance, present)
     yield from files.put._inner(
         src=StringIO(render_environment(instance, uuids)),
         dest=instance.environment_file,

@@ -45,7 +45,7 @@ def running_driver(major: int, timeout_s: int = 1200) -> Commands:
     if truth.running_major == major and not truth.nouveau and truth.smi_error is None:
         host.noop(f"driver {truth.running} runs")
         return
-    if truth.tried_boot_id == truth.boot_id:
+    if truth.tried_boot_id == truth.boot_id and host.state.is_executing:
         raise OperationError(
             f"the running NVIDIA driver is {truth.running or 'none'}, wanted {major}.x, and the last reboot did not "
             f"change that ({truth.smi_error or 'nvidia-smi says nothing'}). Look at `dmesg | grep -i nvrm`; "
