@@ -6,12 +6,12 @@ The service keeps models loaded, and tells the gateway and people how each insta
 import json
 from io import StringIO
 
+from flexi.agent_config import agent_config
 from pyinfra import host
 from pyinfra.api import deploy
 from pyinfra.operations import files, server, systemd
 from pyinfra.operations.util import any_changed
 
-from flexi.agent_config import agent_config
 from flexi.agent_package import SOURCE, digest, modules
 from flexi.plan.model import HostPlan
 

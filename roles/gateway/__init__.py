@@ -7,12 +7,12 @@ what an instance cannot run at once.
 import json
 from io import StringIO
 
+from flexi.agent_config import catalogue_config
 from pyinfra import host
 from pyinfra.api import deploy
 from pyinfra.operations import apt, files, systemd
 from pyinfra.operations.util import any_changed
 
-from flexi.agent_config import catalogue_config
 from flexi.agent_package import digest
 from flexi.operations.gateway import health_key
 from flexi.operations.system import validated_file

@@ -68,7 +68,12 @@ def all_ready(statuses: list[HostStatus]) -> bool:
 
 
 def as_json(plan: Plan, statuses: list[HostStatus]) -> dict[str, object]:
-    return {"schema": 1, "site": plan.site, "ready": all_ready(statuses), "hosts": [vars(status) for status in statuses]}
+    return {
+        "schema": 1,
+        "site": plan.site,
+        "ready": all_ready(statuses),
+        "hosts": [vars(status) for status in statuses],
+    }
 
 
 def show(plan: Plan, statuses: list[HostStatus], console: Console) -> None:

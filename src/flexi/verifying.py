@@ -76,4 +76,6 @@ def show(health: Health, console: Console) -> None:
     if health.exit_status == EXIT_OK:
         console.print(f"[bold green]{health.site} is well[/]: {passed} checks passed on {len(hosts)} hosts.")
     else:
-        console.print(f"[bold red]{health.site} is not well[/]: {len(health.failed)} of {len(health.checks)} checks failed.")
+        console.print(
+            f"[bold red]{health.site} is not well[/]: {len(health.failed)} of {len(health.checks)} checks failed."
+        )

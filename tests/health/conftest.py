@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import testinfra
+from subjects import Resident, Route
 from testinfra.host import Host
 
 from flexi import remote
 from flexi.plan import build_plan
 from flexi.plan.model import HostPlan, Plan
 from flexi.site import load_site
-from subjects import Resident, Route
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -95,5 +95,3 @@ def hosts(plan: Plan) -> Hosts:
 @pytest.fixture
 def target(host_plan: HostPlan, hosts: Hosts) -> Host:
     return hosts[host_plan.name]
-
-

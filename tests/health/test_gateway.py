@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
+from subjects import Route
 from testinfra.host import Host
 
 from flexi.plan.model import Plan
-from subjects import Route
 
 HEALTH_HEADER = "@/etc/flexi/health.header"
 PROBE_TOKENS = 8
@@ -29,9 +29,7 @@ def ask(target: Host, plan: Plan, path: str, body: dict[str, object] | None, *op
 def test_tokens_flow(route: Route, plan: Plan, hosts: dict[str, Host]) -> None:
     """{route} answers through the gateway at a plausible rate"""
     target = hosts[plan.gateway.host]
-    model = next(
-        model for instance in plan.instances for model in instance.models if model.name == route.backend.model
-    )
+    model = next(model for instance in plan.instances for model in instance.models if model.name == route.backend.model)
     if model.embedding:
         status, text = ask(target, plan, "/api/embed", {"model": model.name, "input": "health"}, f"-H {HEALTH_HEADER}")
         assert status == 200, f"status {status}: {text[:200]}"

@@ -7,10 +7,10 @@ import re
 import socket
 
 import pytest
+from subjects import Resident
 from testinfra.host import Host
 
 from flexi.plan.model import HostPlan, InstancePlan, Plan
-from subjects import Resident
 
 FOR_EVER_YEAR = 2100
 """keep_alive -1 makes Ollama show a time 292 years ahead; any year beyond this one means for ever."""

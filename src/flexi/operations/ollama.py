@@ -6,10 +6,11 @@ from collections.abc import Generator
 from io import StringIO
 
 from pyinfra import host
-from pyinfra.api import OperationError, QuoteString, StringCommand, operation
+from pyinfra.api import FunctionCommand, QuoteString, StringCommand, operation
 from pyinfra.operations import files
 
 from flexi.facts import Gpu, NvidiaGpus, OllamaReleases
+from flexi.operations.refusal import refuse
 from flexi.plan.model import InstancePlan, OllamaPlan
 
 RELEASES = "/opt/ollama"
@@ -87,7 +88,7 @@ def current_release(version: str) -> Generator[StringCommand, None, None]:
 
 
 def resolve_gpus(instance: InstancePlan, present: list[Gpu]) -> list[str]:
-    """UUIDs of the group's GPUs on this host; OperationError names the ones that are not there."""
+    """UUIDs of the group's GPUs on this host; LookupError names the ones that are not there."""
     by_index = {gpu.index: gpu.uuid for gpu in present}
     by_uuid = {gpu.uuid for gpu in present}
     resolved, missing = [], []
@@ -97,7 +98,7 @@ def resolve_gpus(instance: InstancePlan, present: list[Gpu]) -> list[str]:
         if uuid is None:
             missing.append(str(wanted))
     if missing:
-        raise OperationError(
+        raise LookupError(
             f"group {instance.group}: GPU {', '.join(missing)} is not on this host; nvidia-smi shows "
             f"{len(present)} ({', '.join(f'{g.index}={g.uuid}' for g in present) or 'none'})"
         )
@@ -113,7 +114,7 @@ def render_environment(instance: InstancePlan, uuids: list[str]) -> str:
 
 
 @operation()
-def environment_file(instance: InstancePlan) -> Generator[StringCommand, None, None]:
+def environment_file(instance: InstancePlan) -> Generator[StringCommand | FunctionCommand, None, None]:
     """Write /etc/ollama/<group>.env with the GPUs' UUIDs as the running driver tells them.
 
     Read when it runs and not before: on a bare host the driver comes up in the middle of the same deploy.
@@ -123,7 +124,11 @@ def environment_file(instance: InstancePlan) -> Generator[StringCommand, None, N
         # A dry run on a bare host: the driver that shows the GPUs comes earlier in this very deploy.
         yield StringCommand("true")
         return
-    uuids = resolve_gpus(instance, present)
+    try:
+        uuids = resolve_gpus(instance, present)
+    except LookupError as missing:
+        yield refuse(str(missing.args[0]))
+        return
     yield from files.put._inner(
         src=StringIO(render_environment(instance, uuids)),
         dest=instance.environment_file,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 
 from pyinfra import host
-from pyinfra.api import OperationError, QuoteString, StringCommand, operation
+from pyinfra.api import QuoteString, StringCommand, operation
 from pyinfra.facts.deb import DebPackages
 from pyinfra.facts.files import File
 
@@ -40,16 +40,10 @@ def signing_key(url: str, dest: str, fingerprint: str | None) -> Generator[Strin
     if fingerprint is not None:
         check = (
             f'found=$(gpg --batch --with-colons --show-keys "{new}" | awk -F: '
-            "'$1==\"pub\"{p=1} $1==\"sub\"{p=0} $1==\"fpr\"&&p{print $10}'); "
+            '\'$1=="pub"{p=1} $1=="sub"{p=0} $1=="fpr"&&p{print $10}\'); '
             f'[ "$found" = "{fingerprint}" ] || {{ rm -f "{new}"; '
             f'echo "{url} holds the key $found, expected {fingerprint}: not trusted" >&2; exit 1; }}'
         )
         yield StringCommand("sh", "-c", QuoteString(check))
     yield StringCommand("chmod", "0644", QuoteString(new))
     yield StringCommand("mv", "-f", QuoteString(new), QuoteString(dest))
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise pyinfra's OperationError, which fails this host with `message` and lets the others go on."""
-    if not condition:
-        raise OperationError(message)

@@ -7,12 +7,13 @@ from collections.abc import Generator
 from io import StringIO
 
 from pyinfra import host
-from pyinfra.api import FileUploadCommand, FunctionCommand, OperationError, QuoteString, StringCommand, operation
+from pyinfra.api import FileUploadCommand, FunctionCommand, QuoteString, StringCommand, operation
 from pyinfra.api.host import Host
 from pyinfra.api.state import State
 from pyinfra.facts.files import FileContents
 
 from flexi.facts import REBOOT_MARK, BootId, NvidiaDriver
+from flexi.operations.refusal import refuse, say
 
 Commands = Generator[StringCommand | FileUploadCommand | FunctionCommand, None, None]
 
@@ -45,12 +46,13 @@ def running_driver(major: int, timeout_s: int = 1200) -> Commands:
     if truth.running_major == major and not truth.nouveau and truth.smi_error is None:
         host.noop(f"driver {truth.running} runs")
         return
-    if truth.tried_boot_id == truth.boot_id and host.state.is_executing:
-        raise OperationError(
+    if truth.tried_boot_id == truth.boot_id:
+        yield refuse(
             f"the running NVIDIA driver is {truth.running or 'none'}, wanted {major}.x, and the last reboot did not "
             f"change that ({truth.smi_error or 'nvidia-smi says nothing'}). Look at `dmesg | grep -i nvrm`; "
             f"remove {REBOOT_MARK} to allow another reboot"
         )
+        return
     yield StringCommand("sh", "-c", QuoteString("( sleep 1 && systemctl reboot ) </dev/null >/dev/null 2>&1 &"))
     yield FunctionCommand(_wait_for_new_boot, (truth.boot_id, timeout_s), {})
     yield StringCommand(
@@ -59,7 +61,7 @@ def running_driver(major: int, timeout_s: int = 1200) -> Commands:
     yield FunctionCommand(_check_driver, (major,), {})
 
 
-def _wait_for_new_boot(state: State, host: Host, old_boot_id: str, timeout_s: int) -> None:
+def _wait_for_new_boot(state: State, host: Host, old_boot_id: str, timeout_s: int) -> bool:
     """pyinfra's own reboot compares uptimes, which a container shares with its host: the boot id is exact."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -70,21 +72,23 @@ def _wait_for_new_boot(state: State, host: Host, old_boot_id: str, timeout_s: in
             continue
         try:
             if host.get_fact(BootId) != old_boot_id:
-                return
+                return True
         except Exception:  # the connection went down under the question: the reboot has begun
             continue
-    raise OperationError(f"did not come back within {timeout_s} s of its reboot; look at its console")
+    return say(state, host, f"did not come back within {timeout_s} s of its reboot; look at its console")
 
 
-def _check_driver(state: State, host: Host, major: int) -> None:
+def _check_driver(state: State, host: Host, major: int) -> bool:
     deadline = time.monotonic() + 120
     while True:
         truth = host.get_fact(NvidiaDriver)
         if truth.running_major == major and truth.smi_error is None:
-            return
+            return True
         if time.monotonic() > deadline:
-            raise OperationError(
+            return say(
+                state,
+                host,
                 f"rebooted, but the running driver is {truth.running or 'none'}, wanted {major}.x "
-                f"({truth.smi_error or 'no error from nvidia-smi'})"
+                f"({truth.smi_error or 'no error from nvidia-smi'})",
             )
         time.sleep(2)

@@ -1,0 +1,182 @@
+"""Our pyinfra operations on pyinfra's fake connector: what they would run on hosts in several states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from pyinfra.api import Config, Inventory, State
+from pyinfra.api.connect import connect_all
+from pyinfra.api.exceptions import PyinfraError
+from pyinfra.api.operation import add_op
+from pyinfra.api.operations import run_ops
+
+from flexi.facts import Gpu, NvidiaDriver, NvidiaGpus, OllamaReleases
+from flexi.operations.gateway import health_key
+from flexi.operations.ollama import current_release, render_environment, resolve_gpus
+from flexi.operations.packages import held, signing_key
+from flexi.operations.system import running_driver, validated_file
+from flexi.plan.model import InstancePlan
+
+
+class Fake:
+    """One host whose commands answer as told; everything else succeeds with no output."""
+
+    def __init__(self, responses: Mapping[str, object]) -> None:
+        inventory = Inventory(([("@fake/host", {"fake_responses": dict(responses)})], {}))
+        self.state = State(inventory, Config())
+        connect_all(self.state)
+        self.host = next(iter(inventory))
+
+    def run(self, operation: Callable[..., Any], **arguments: object) -> tuple[bool, list[str]]:
+        """(whether a dry run predicted a change, shell commands that the run executed)."""
+        meta = add_op(self.state, operation, **arguments)[self.host]
+        predicted = meta.will_change
+        before = len(self.host.connector.executed_commands)
+        run_ops(self.state)
+        return predicted, [str(command) for command in self.host.connector.executed_commands[before:]]
+
+
+def truth(
+    running: str = "", nouveau: int = 0, smi: str = "", boot: str = "boot-1", tried: str = ""
+) -> dict[str, object]:
+    lines = [f"running={running}", f"nouveau={nouveau}", f"boot_id={boot}", f"tried={tried}", f"smi={smi}"]
+    return {"/proc/driver/nvidia/version": lines}
+
+
+RUNNING_535 = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.309.01  Tue Apr 14 01:20:22 UTC 2026"
+
+
+def test_a_host_with_the_wanted_driver_is_not_rebooted() -> None:
+    predicted, commands = Fake(truth(RUNNING_535)).run(running_driver, major=535)
+    assert not predicted
+    assert not any("reboot" in command for command in commands)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        truth(),
+        truth(RUNNING_535.replace("535.309.01", "580.159.03")),
+        truth(RUNNING_535, nouveau=1),
+        truth(RUNNING_535, smi="Failed to initialize NVML: Driver/library version mismatch"),
+    ],
+    ids=["no driver", "another branch", "nouveau", "library and module differ"],
+)
+def test_a_dry_run_announces_the_reboot(state: dict[str, object]) -> None:
+    fake = Fake(state)
+    assert add_op(fake.state, running_driver, major=535)[fake.host].will_change
+
+
+def test_a_boot_that_did_not_help_is_not_repeated(caplog: pytest.LogCaptureFixture) -> None:
+    fake = Fake(truth(boot="boot-2", tried="boot-2"))
+    add_op(fake.state, running_driver, major=535)
+    with pytest.raises(PyinfraError):
+        run_ops(fake.state)
+    assert "the last reboot did not change that" in caplog.text
+    commands = [str(command) for command in fake.host.connector.executed_commands]
+    assert not any("systemctl reboot" in command for command in commands)
+
+
+@pytest.mark.parametrize(
+    ("line", "version"),
+    [
+        (RUNNING_535, "535.309.01"),
+        (
+            "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build  (dvs-builder@U22)",
+            "580.95.05",
+        ),
+        ("", None),
+    ],
+)
+def test_the_running_version_is_read_from_the_kernel(line: str, version: str | None) -> None:
+    """Both spellings of /proc/driver/nvidia/version: the proprietary and the open kernel module."""
+    assert NvidiaDriver().process([f"running={line}", "nouveau=0", "boot_id=b"]).running == version
+
+
+def test_gpus_of_a_failing_nvidia_smi_are_none() -> None:
+    words = ["Failed to initialize NVML: Driver/library version mismatch", "NVML library version: 535.309"]
+    assert NvidiaGpus().process(words) == []
+
+
+def test_only_installed_packages_are_held_and_only_once() -> None:
+    fake = Fake(
+        {
+            "dpkg -l": ["ii  nvidia-utils-535-server  535.309.01  amd64  tool", "ii  linux-generic 5.15 amd64 kernel"],
+            "apt-mark showhold": ["linux-generic"],
+        }
+    )
+    predicted, commands = fake.run(held, packages=("nvidia-utils-535-server", "linux-generic", "linux-image-generic"))
+    assert predicted
+    assert "apt-mark hold nvidia-utils-535-server" in commands[-1]
+
+
+def test_the_current_release_is_switched_in_one_rename() -> None:
+    predicted, commands = Fake({"readlink": ["current 0.23.0"]}).run(current_release, version="0.24.0")
+    assert predicted
+    assert [command.split()[0] for command in commands if command.startswith(("ln", "mv"))] == ["ln", "mv"]
+
+
+def test_the_current_release_stays() -> None:
+    predicted, _ = Fake({"readlink": ["current 0.24.0"]}).run(current_release, version="0.24.0")
+    assert not predicted
+
+
+def test_releases_are_read_with_their_digests() -> None:
+    releases = OllamaReleases().process(["/opt/ollama/0.24.0/.archive-sha256 abc", "current 0.24.0"])
+    assert releases.installed == {"0.24.0": "abc"}
+    assert releases.current == "0.24.0"
+    assert OllamaReleases().process(["current "]).current is None
+
+
+def test_a_key_is_checked_before_it_is_trusted() -> None:
+    _, commands = Fake({}).run(signing_key, url="http://mirror/key.pub", dest="/etc/apt/k.asc", fingerprint="AB" * 20)
+    order = [command for command in commands if any(word in command for word in ("curl", "expected", "mv -f"))]
+    assert "curl" in order[0]
+    assert "AB" * 20 in order[1]
+    assert order[-1].startswith("mv -f")
+
+
+def test_the_health_key_stays_once_it_is_made() -> None:
+    fake = Fake({"stat": "user=root group=root mode=-rw------- atime=1 mtime=1 ctime=1 size=1 '/x'"})
+    predicted, _ = fake.run(health_key, key_header="/etc/h", key_map="/etc/m", consumer="health")
+    assert not predicted
+
+
+def test_a_file_is_checked_before_it_replaces_the_old_one() -> None:
+    _, commands = Fake({}).run(validated_file, dest="/etc/x.cfg", content="new\n", check="checker -f {}")
+    steps = [command for command in commands if "x.cfg" in command]
+    checked = next(i for i, command in enumerate(steps) if "checker -f /etc/x.cfg.new" in command)
+    moved = next(i for i, command in enumerate(steps) if command.startswith("mv"))
+    assert checked < moved
+
+
+def instance(gpus: tuple[int, ...] | tuple[str, ...]) -> InstancePlan:
+    return InstancePlan(
+        group="a",
+        host="server-a",
+        port=11434,
+        gpus=gpus,
+        vram_bytes=1,
+        environment=(("OLLAMA_HOST", "0.0.0.0:11434"),),
+        home="/var/lib/ollama/a",
+        store="/var/lib/ollama/a/models",
+        parallel=1,
+        models=(),
+    )
+
+
+PRESENT = [Gpu(0, "GPU-00", "A40", 46068), Gpu(1, "GPU-11", "A40", 46068)]
+
+
+def test_indices_become_uuids() -> None:
+    assert resolve_gpus(instance((1, 0)), PRESENT) == ["GPU-11", "GPU-00"]
+    assert resolve_gpus(instance(("GPU-11",)), PRESENT) == ["GPU-11"]
+    assert "CUDA_VISIBLE_DEVICES=GPU-11,GPU-00\n" in render_environment(instance((1, 0)), ["GPU-11", "GPU-00"])
+
+
+@pytest.mark.parametrize("gpus", [(0, 2), ("GPU-00", "GPU-99")])
+def test_a_missing_gpu_is_named(gpus: Any) -> None:
+    with pytest.raises(LookupError, match=r"group a: GPU (2|GPU-99) is not on this host; nvidia-smi shows 2"):
+        resolve_gpus(instance(gpus), PRESENT)
