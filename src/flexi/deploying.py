@@ -47,9 +47,7 @@ def deploy(plan: Plan, site_file: Path, console: Console, *, dry: bool, limit: S
     console.print(f"$ {shlex.join(command)}", highlight=False, soft_wrap=True)
     done = subprocess.run(command, cwd=ROOT, check=False)
     if done.returncode != 0:
-        raise FlexiError(
-            "not every host was deployed: see above which, and why; it is safe to run it again"
-        )
+        raise FlexiError("not every host was deployed: see above which, and why; it is safe to run it again")
     if dry or not wait or limit:
         return EXIT_OK
     result = status.wait_until_ready(plan, console, READY_TIMEOUT_S)

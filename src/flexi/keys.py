@@ -29,15 +29,11 @@ def add(site_file: Path, name: str) -> str:
     taken or unfit.
     """
     if not NAME.fullmatch(name):
-        raise InputError(
-            f"'{name}' is no name for a consumer: small letters, digits, '.', '_' and '-', e.g. moodle-2026"
-        )
+        raise InputError(f"'{name}' is no name for a consumer: use small letters, digits, '.', '_' and '-'")
     path = keys_file(site_file)
     consumers = _read(path)
     if any(consumer["name"] == name for consumer in consumers):
-        raise InputError(
-            f"{path}: there is a consumer '{name}' already; remove its entry first, or choose another name"
-        )
+        raise InputError(f"{path}: there is a consumer '{name}' already; remove its entry or take another name")
     key = KEY_PREFIX + secrets.token_urlsafe(32)
     consumers.append(
         {

@@ -1,1 +1,1 @@
-"""pyinfra operations that flexi needs and pyinfra does not have. Each changes nothing where nothing is to be changed."""
+"""pyinfra operations that flexi needs and pyinfra does not have. Each yields nothing where nothing is to change."""

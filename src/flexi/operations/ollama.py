@@ -49,8 +49,9 @@ version='{version}' wanted='{wanted}'
 mkdir -p {root}/.download
 file={root}/.download/ollama-$version.tar.zst
 if [ -z "$wanted" ]; then
-  wanted=$(curl -fsSL --retry 3 '{checksums}' | sed -n 's#^\\([0-9a-f]\\{{64\\}}\\)  *[*]*\\(\\./\\)*ollama-linux-amd64\\.tar\\.zst$#\\1#p')
-  [ -n "$wanted" ] || {{ echo 'no digest for ollama-linux-amd64.tar.zst in {checksums}: set ollama.sha256' >&2; exit 1; }}
+  wanted=$(curl -fsSL --retry 3 '{checksums}' |
+    sed -n 's#^\\([0-9a-f]\\{{64\\}}\\)  *[*]*\\(\\./\\)*ollama-linux-amd64\\.tar\\.zst$#\\1#p')
+  [ -n "$wanted" ] || {{ echo 'no digest of the archive in {checksums}: set ollama.sha256' >&2; exit 1; }}
 fi
 curl -fsSL --retry 3 -C - -o "$file" '{archive}' || case $? in
   22 | 33 | 36) rm -f "$file"; curl -fsSL --retry 3 -o "$file" '{archive}' ;;
