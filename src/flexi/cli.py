@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 
 from flexi import deploying, keys, status, testing, verifying
+from flexi.bench import lab as lab_bench
 from flexi.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, FlexiError
 from flexi.lab import commands as lab_commands
 from flexi.plan import build_plan
@@ -123,6 +124,22 @@ def keys_add(site: str, name: str) -> None:
     key = keys.add(path, name)
     click.echo(key)
     click.echo(f"Kept as a hash in {keys.keys_file(path)}; it is shown only now. Next: ./flexi deploy {site}", err=True)
+
+
+@cli.group()
+def bench() -> None:
+    """Measurements, never part of the tests."""
+
+
+@bench.command("lab")
+@json_option
+def bench_lab(as_json: bool) -> None:
+    """Time `lab up`, cold and warm, in a lab of its own."""
+    measurements = lab_bench.measure()
+    if as_json:
+        print_json(lab_bench.as_json(measurements))
+    else:
+        lab_bench.show(measurements, out())
 
 
 @cli.command("test")

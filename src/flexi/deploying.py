@@ -10,10 +10,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flexi import status
+from flexi import status, verifying
 from flexi.errors import EXIT_FAILED, EXIT_OK, FlexiError, InputError
 from flexi.paths import ROOT
+from flexi.plan import build_plan
 from flexi.plan.model import Plan
+from flexi.site import load_site
 
 READY_TIMEOUT_S = 6 * 3600
 """300 GB of weights over a gigabit line take most of an hour; a slow mirror several."""
@@ -57,3 +59,14 @@ def deploy(plan: Plan, site_file: Path, console: Console, *, dry: bool, limit: S
         return EXIT_FAILED
     console.print(f"all models are loaded ({result.seconds:.0f} s)", highlight=False)
     return EXIT_OK
+
+
+def deploy_and_verify(site_file: Path, console: Console) -> int:
+    """What `lab up` does with machines that are up: deploy, wait for the models, check; returns the exit status."""
+    plan = build_plan(load_site(site_file))
+    status_of_deploy = deploy(plan, site_file, console, dry=False, limit=(), wait=True)
+    if status_of_deploy != EXIT_OK:
+        return status_of_deploy
+    health = verifying.verify(site_file)
+    verifying.show(health, console)
+    return health.exit_status

@@ -1,0 +1,62 @@
+"""Faults of the hardware and the driver: out of the gateway, red in verify with the reason, and well again after."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from conftest import Site, flexi, until
+from test_20_service import model_of
+
+
+@pytest.fixture
+def healthy(site: Site) -> Iterator[Site]:
+    yield site
+    for host in ("server-a", "server-b"):
+        flexi("lab", "fault", "--name", site.lab.name, host, "clear")
+    until(lambda: flexi("status", str(site.file)).status == 0, 240, "all models are ready after the fault")
+
+
+def fault(site: Site, host: str, *what: str) -> None:
+    done = flexi("lab", "fault", "--name", site.lab.name, host, *what)
+    assert done.status == 0, done.text
+
+
+@pytest.mark.parametrize(
+    ("host", "what", "words"),
+    [
+        ("server-b", ["mismatch"], "version mismatch"),
+        ("server-a", ["lost", "3"], "not visible"),
+    ],
+    ids=["driver mismatch", "GPU lost"],
+)
+def test_a_fault_takes_the_instance_out_and_is_named(healthy: Site, host: str, what: list[str], words: str) -> None:
+    site = healthy
+    model = model_of(site, host)
+    assert site.answers(model)
+    fault(site, host, *what)
+    until(lambda: not site.answers(model), 30, "the gateway takes it out")
+    status, text = site.curl("/api/generate", {"model": model, "prompt": "x", "stream": False})
+    assert status == 503
+    assert "not ready" in json.loads(text)["error"]
+    named = [failure for failure in site.failures() if failure.startswith(f"{host}:")]
+    assert any(words in failure for failure in named), named
+    other = model_of(site, "server-a" if host == "server-b" else "server-b")
+    assert site.answers(other), "the other server must go on"
+    shown = flexi("status", str(site.file))
+    assert shown.status == 1
+    assert words in " ".join(shown.stdout.split())
+
+
+def test_an_instance_does_not_start_without_its_gpus(healthy: Site) -> None:
+    """The gate before the start: no GPU, no CPU fall-back, and a start as soon as the GPU is back."""
+    site = healthy
+    instance = next(i for i in site.plan.instances if i.host == "server-b")
+    fault(site, "server-b", "lost", "1")
+    site.ssh("server-b", f"sudo systemctl restart {instance.unit}")
+    log = site.ssh("server-b", f"sudo journalctl -u {instance.unit} -o cat -n 20 --no-pager").stdout
+    assert "not visible" in log
+    assert site.ssh("server-b", f"curl -sS -m 2 http://127.0.0.1:{instance.port}/").status != 0
+    fault(site, "server-b", "clear")
+    until(lambda: site.answers(model_of(site, "server-b")), 120, "it starts by itself")

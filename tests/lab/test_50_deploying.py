@@ -1,0 +1,105 @@
+"""Deploys that go wrong: nothing is half-done, others go on, and the words say what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Site, flexi, until
+
+from flexi.paths import ROOT
+
+
+def changed(site: Site, old: str, new: str, name: str) -> Path:
+    """A copy of the lab's site file with one thing changed, and its two-line inventory."""
+    text = site.file.read_text()
+    assert old in text
+    path = site.file.with_name(f"{name}.yaml")
+    path.write_text(text.replace(old, new, 1))
+    path.with_suffix(".py").write_text(site.file.with_suffix(".py").read_text())
+    keys = site.file.with_suffix(".keys.json")
+    if keys.exists():
+        path.with_suffix(".keys.json").write_text(keys.read_text())
+    return path
+
+
+def test_a_wrong_checksum_leaves_the_old_version_running(site: Site) -> None:
+    version = next(h.ollama.version for h in site.plan.hosts if h.ollama)
+    wrong = changed(site, f"version: {version}", f"version: {version}\n  sha256: {'0' * 64}", "wrong-sum")
+    done = site.pyinfra("-y", site_file=wrong)
+    assert done.status == 1
+    assert "nothing was switched" in done.text
+    assert "Traceback" not in done.text
+    assert site.failures() == []
+
+
+@pytest.mark.parametrize("moment", ["Unpack Ollama", "Write the instances' unit", "Write the agent's configuration"])
+def test_a_deploy_killed_at_any_point_converges(site: Site, moment: str) -> None:
+    """server-b is undone, the deploy is killed when it reaches `moment`, and the next one repairs everything."""
+    site.ssh(
+        "server-b",
+        "sudo systemctl stop flexi-agent 'ollama@*'; "
+        "sudo rm -rf /opt/ollama /etc/systemd/system/ollama@.service /etc/flexi/agent.json /opt/flexi",
+    )
+    pyinfra = str(Path(sys.executable).with_name("pyinfra"))
+    argv = [pyinfra, "-y", str(site.file.with_suffix(".py")), "deploy.py"]
+    with subprocess.Popen(
+        argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as deploy:
+        assert deploy.stdout is not None
+        for line in deploy.stdout:
+            if moment in line:
+                os.killpg(deploy.pid, signal.SIGKILL)
+                break
+        else:
+            pytest.fail(f"the deploy never said {moment!r}")
+    again = flexi("deploy", str(site.file), timeout_s=900)
+    assert again.status == 0, again.text[-4000:]
+    third = site.pyinfra("-y", "--json")
+    assert json.loads(third.stdout)["results"]["totals"]["success"] == 0
+    assert site.failures() == []
+
+
+def test_a_wrong_ssh_key_is_said_without_a_traceback(site: Site, tmp_path: Path) -> None:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True)
+    config = tmp_path / "ssh_config"
+    text = site.lab.ssh_config.read_text()
+    lines = [
+        f"{line.split('IdentityFile')[0]}IdentityFile {tmp_path}/key" if "IdentityFile" in line else line
+        for line in text.splitlines()
+    ]
+    config.write_text("\n".join(lines) + "\n")
+    old = next(line for line in site.file.read_text().splitlines() if "ssh_config" in line)
+    wrong = changed(site, old, old.split("config:")[0] + f"config: {config}" + ("}" if "}" in old else ""), "wrong-key")
+    done = flexi("deploy", str(wrong), "--no-wait")
+    assert done.status == 1
+    assert "Traceback" not in done.text
+    assert "uthentication" in done.text
+    report = json.loads(flexi("verify", str(wrong), "--json").stdout)
+    assert report["passed"] == 0
+    assert any("Permission denied" in check["reason"] for check in report["checks"])
+
+
+def test_a_host_that_does_not_answer_is_named_and_the_others_go_on(site: Site) -> None:
+    assert flexi("lab", "kill", "--name", site.lab.name, "server-b").status == 0
+    try:
+        site.ssh("server-a", "sudo rm /etc/sysctl.d/60-flexi.conf")
+        done = flexi("deploy", str(site.file), "--no-wait", timeout_s=300)
+        assert done.status == 1
+        assert "server-b" in done.text.strip().splitlines()[-1]
+        assert site.ssh("server-a", "test -f /etc/sysctl.d/60-flexi.conf").status == 0
+        reasons = {
+            check["reason"]
+            for check in site.verify()["checks"]
+            if check["host"] == "server-b" and check["outcome"] == "failed"
+        }
+        assert all("does not answer" in reason for reason in reasons)
+    finally:
+        up = flexi("lab", "up", "--name", site.lab.name, timeout_s=600)
+    assert up.status == 0, up.text[-3000:]
+    until(lambda: flexi("status", str(site.file)).status == 0, 120, "everything is ready again")
