@@ -1,0 +1,55 @@
+"""The three programs in the package: `run` and `gpus` on GPU hosts, `catalogue` on the gateway.
+
+Exit status: 0 fine, 1 it cannot run (a port is taken, a GPU is missing), 2 the configuration or the call is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import catalogue_server, daemon, gate
+from .catalogue_config import CatalogueConfig
+from .config import AgentConfig
+from .fields import ConfigError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    asked = _parser().parse_args(arguments)
+    try:
+        if asked.program == "run":
+            daemon.run(AgentConfig.load(asked.config))
+        elif asked.program == "catalogue":
+            catalogue_server.run(CatalogueConfig.load(asked.config))
+        else:
+            refused = gate.refusal(asked.env_file)
+            if refused:
+                return _fail(refused, 1)
+    except ConfigError as error:
+        return _fail(str(error), 2)
+    except (daemon.Broken, OSError) as error:
+        return _fail(str(error), 1)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="flexi_agent", description=__doc__)
+    programs = parser.add_subparsers(dest="program", required=True)
+    run = programs.add_parser("run", help="keep the instances of this host right")
+    run.add_argument("--config", type=Path, default=Path("/etc/flexi/agent.json"))
+    lists = programs.add_parser("catalogue", help="serve the lists of all instances as one")
+    lists.add_argument("--config", type=Path, default=Path("/etc/flexi/catalogue.json"))
+    gpus = programs.add_parser("gpus", help="fail unless all GPUs of an instance are visible")
+    gpus.add_argument("--env-file", type=Path, required=True)
+    return parser
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"flexi_agent: {message}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

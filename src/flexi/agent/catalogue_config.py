@@ -1,0 +1,53 @@
+"""What the gateway's catalogue shows: /etc/flexi/catalogue.json, written by the deploy from the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .fields import ConfigError, Fields, as_text, load_object
+
+
+@dataclass(frozen=True)
+class Source:
+    """An instance whose lists are merged."""
+
+    group: str
+    url: str
+
+
+@dataclass(frozen=True)
+class CatalogueConfig:
+    port: int
+    """On the loopback interface; 0 takes any free one."""
+    instances: tuple[Source, ...]
+    models: tuple[str, ...]
+    """Names that are shown, aliases among them; what else an instance stores stays its own affair."""
+
+    @classmethod
+    def load(cls, path: Path) -> CatalogueConfig:
+        """Read `path`; ConfigError with the file, the field and the value where it is wrong."""
+        try:
+            return cls.from_json(load_object(path))
+        except ConfigError as error:
+            message = str(error)
+            raise ConfigError(message if message.startswith(str(path)) else f"{path}: {message}") from None
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, object]) -> CatalogueConfig:
+        fields = Fields(value, "catalogue")
+        config = cls(
+            port=fields.port("port"),
+            instances=tuple(_source(item, where) for item, where in fields.items("instances")),
+            models=tuple(as_text(item, where) for item, where in fields.items("models")),
+        )
+        fields.done()
+        return config
+
+
+def _source(value: object, where: str) -> Source:
+    fields = Fields(value, where)
+    source = Source(group=fields.text("group"), url=fields.url("url"))
+    fields.done()
+    return source

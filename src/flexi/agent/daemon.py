@@ -1,0 +1,125 @@
+"""`flexi_agent run`: a keeper for each instance, one watch over the GPUs, the check port and the state files."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from . import report, systemd
+from .check import Checker, drain_reason, serve
+from .config import AgentConfig
+from .gpus import GpuWatch
+from .keeper import Keeper
+from .ollama import Ollama
+from .state import Board
+
+FIRST_LOOK_S = 10.0
+"""How long the check port waits for the first look, so that a restarted agent never calls a good instance down."""
+BEAT_S = 2.0
+WRITE_AT_MOST_EVERY_S = 0.5
+WRITE_AT_LEAST_EVERY_S = 10.0
+"""Readers take an old file for a dead agent."""
+
+
+class Broken(Exception):  # noqa: N818 -- said of the daemon
+    """The agent cannot go on; the message says why. systemd starts it again."""
+
+
+def say(line: str) -> None:
+    """One line to the journal."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+class StateFiles:
+    """Writes status.json and metrics.prom when something changes, and at least every ten seconds."""
+
+    def __init__(self, config: AgentConfig, board: Board, watch: GpuWatch) -> None:
+        self._config = config
+        self._board = board
+        self._watch = watch
+        self._thread = threading.Thread(target=self._run, name="state files", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def write(self) -> None:
+        now = time.time()
+        gpus = self._watch.latest()
+        views = self._board.views()
+        drain_dir = self._config.drain_dir
+        drained = [view.group for view in views if drain_reason(drain_dir / view.group) is not None]
+        text = report.as_json(report.status(self._config.host, now, gpus, views, drained))
+        report.write(self._config.state_dir, "status.json", text)
+        report.write(self._config.state_dir, "metrics.prom", report.metrics(now, gpus, views, drained))
+
+    def _run(self) -> None:
+        version = -1
+        while True:
+            version = self._board.wait(version, WRITE_AT_LEAST_EVERY_S)
+            try:
+                self.write()
+            except OSError as error:
+                # A full /run must not end the care for the models; readers see the age of the file.
+                say(f"{self._config.state_dir}: cannot write the state: {error.strerror}")
+            time.sleep(WRITE_AT_MOST_EVERY_S)
+
+
+def run(config: AgentConfig) -> None:
+    """Serve until SIGTERM or SIGINT; Broken where the port is taken or a thread has died."""
+    asyncio.run(_run(config))
+
+
+async def _run(config: AgentConfig) -> None:
+    ending = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ending.set)
+    board = Board(say)
+    watch = GpuWatch()
+    watch.start()
+    keepers = [
+        Keeper(instance, Ollama(instance.url), watch.latest, board.put, config.interval_s)
+        for instance in config.instances
+    ]
+    files = StateFiles(config, board, watch)
+    groups = [instance.group for instance in config.instances]
+    await _until(ending, FIRST_LOOK_S, lambda: watch.latest() is not None)
+    for keeper in keepers:
+        keeper.start()
+    await _until(ending, FIRST_LOOK_S, lambda: len(board.views()) == len(groups))
+    files.start()
+    try:
+        server = await serve(Checker(board, groups, config.drain_dir).answer, "0.0.0.0", config.check_port)
+    except OSError as error:
+        raise Broken(f"port {config.check_port}: {error.strerror}") from None
+    say(f"answers agent-checks on port {server.sockets[0].getsockname()[1]}")
+    systemd.notify("READY=1")
+    beat_s = min(BEAT_S, (systemd.watchdog_s() or 2 * BEAT_S) / 2)
+    while not ending.is_set():
+        if not files.alive() or not all(keeper.alive() for keeper in keepers):
+            raise Broken("a thread has died; see its traceback above")
+        systemd.notify("WATCHDOG=1")
+        await _pause(ending, beat_s)
+    systemd.notify("STOPPING=1")
+
+
+async def _until(ending: asyncio.Event, timeout_s: float, done: Callable[[], bool]) -> None:
+    """Wait until `done`, the end, or for `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while not done() and not ending.is_set() and time.monotonic() < deadline:
+        await _pause(ending, 0.05)
+
+
+async def _pause(ending: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(ending.wait(), seconds)
+    except asyncio.TimeoutError:
+        return

@@ -1,0 +1,48 @@
+"""From the plan to the two files that flexi-agent reads on the hosts."""
+
+from __future__ import annotations
+
+from flexi.plan.model import HostPlan, ModelOnInstance, Plan
+
+
+def agent_config(host: HostPlan) -> dict[str, object]:
+    """/etc/flexi/agent.json of a GPU host; ValueError for a host that has no instances."""
+    if host.agent is None or host.ollama is None:
+        raise ValueError(f"{host.name} has no instances, so no agent")
+    return {
+        "host": host.name,
+        "check_port": host.agent.check_port,
+        "interval_s": host.agent.interval_s,
+        "instances": [
+            {
+                "group": instance.group,
+                "url": f"http://127.0.0.1:{instance.port}",
+                "env_file": instance.environment_file,
+                "models": [_model(model) for model in instance.models],
+            }
+            for instance in host.ollama.instances
+        ],
+    }
+
+
+def catalogue_config(plan: Plan) -> dict[str, object]:
+    """/etc/flexi/catalogue.json of the gateway: every instance as the gateway reaches it, every name that routes."""
+    names = {name for backend in plan.gateway.backends for name in (backend.model, *backend.names)}
+    return {
+        "port": plan.gateway.catalogue_port,
+        "instances": [
+            {"group": instance.group, "url": f"http://{plan.host(instance.host).ssh.address}:{instance.port}"}
+            for instance in plan.instances
+        ],
+        "models": sorted(names),
+    }
+
+
+def _model(model: ModelOnInstance) -> dict[str, object]:
+    return {
+        "name": model.name,
+        "source": model.source,
+        "insecure": model.insecure,
+        "context": model.context,
+        "embedding": model.embedding,
+    }
