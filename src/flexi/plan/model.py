@@ -102,6 +102,10 @@ class ModelOnInstance(_Frozen):
     """Embedding-only models are loaded through /api/embed (generate refuses them)."""
     tokens_per_second: float | None
     """Expected single-stream rate where one is known (source in the model catalogue), else None."""
+    gpu_count: int = 1
+    """How many of the group's GPUs Ollama will split it over."""
+    slots: int = 1
+    """Requests that it answers at once: the group's `parallel`, or 1 where Ollama allows no more."""
 
 
 class InstancePlan(_Frozen):
@@ -120,6 +124,9 @@ class InstancePlan(_Frozen):
     store: str
     parallel: int
     models: tuple[ModelOnInstance, ...]
+    """In the order in which they are to be loaded: the largest first."""
+    gpu_used_bytes: tuple[int, ...] = ()
+    """Computed use of each of its GPUs with all models loaded: weights, KV cache, compute graph and CUDA context."""
 
     @property
     def unit(self) -> str:

@@ -1,0 +1,323 @@
+"""From a site to its plan. Pure: the same site gives the same plan, and nothing is read or written."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from . import platforms, ports
+from .environment import instance_environment
+from .fit import Fit, Load
+from .model import (
+    AgentPlan,
+    Backend,
+    BackendServer,
+    BasePlan,
+    CudaPlan,
+    DriverPlan,
+    FirewallPlan,
+    FirewallRule,
+    GatewayPlan,
+    HostPlan,
+    InstancePlan,
+    ModelOnInstance,
+    OllamaPlan,
+    Plan,
+    RoleName,
+    SshPlan,
+    Warning_,
+)
+
+if TYPE_CHECKING:
+    from flexi.site.schema import Group, Host
+    from flexi.site.site import Site
+
+HOMES = "/var/lib/ollama"
+AGENT_INTERVAL_S = 15
+BODY_BUFFER_BYTES = 1024 * 1024
+"""HAProxy finds the model's name only in what fits here; long chats put it behind the messages. Two such buffers for
+each open stream."""
+
+_OPEN_PATHS = {"tags": "/api/tags", "version": "/api/version", "ps": "/api/ps", "models": "/v1/models"}
+
+
+def build_plan(site: Site) -> Plan:
+    """The plan of a site that `load_site` found fine. ValueError where it could not have come from there."""
+    return Plan(
+        site=site.content.site.name,
+        contact=site.content.site.contact,
+        hosts=tuple(_host(site, name, host) for name, host in site.content.hosts.items()),
+        gateway=_gateway(site),
+        warnings=tuple(_warnings(site)),
+    )
+
+
+def _host(site: Site, name: str, host: Host) -> HostPlan:
+    is_gateway = name == site.content.gateway.host
+    runs_ollama = host.gpus is not None
+    roles: list[RoleName] = ["base", "firewall"]
+    if runs_ollama:
+        roles += ["driver", *(["cuda"] if host.cuda else []), "ollama", "agent"]  # type: ignore[list-item]
+    if is_gateway:
+        roles.append("gateway")
+    return HostPlan(
+        name=name,
+        platform=host.platform,
+        ssh=SshPlan(
+            address=host.address,
+            user=site.content.ssh.user,
+            port=site.content.ssh.port,
+            config=site.beside(site.content.ssh.config),
+            identity=site.beside(site.content.ssh.identity),
+        ),
+        roles=tuple(roles),
+        gpu_model=host.gpus.model if host.gpus else None,
+        gpu_count=host.gpus.count if host.gpus else 0,
+        base=_base(site, name, host),
+        firewall=_firewall(site, host, is_gateway),
+        driver=_driver(site, host) if runs_ollama else None,
+        cuda=_cuda(site, host) if runs_ollama and host.cuda else None,
+        ollama=_ollama(site, name, host) if runs_ollama else None,
+        agent=AgentPlan(check_port=ports.AGENT_CHECK, interval_s=AGENT_INTERVAL_S) if runs_ollama else None,
+    )
+
+
+def _base(site: Site, name: str, host: Host) -> BasePlan:
+    packages = ["ca-certificates", "curl", "nftables", "python3", "systemd-timesyncd"]
+    if host.cuda:
+        packages.append("gpg")  # to look at a repository's signing key before it is trusted
+    return BasePlan(
+        hostname=name,
+        hosts_entries=tuple((other.address, other_name) for other_name, other in site.content.hosts.items()),
+        packages=tuple(sorted(packages)),
+        ntp_servers=site.content.ntp_servers,
+        unattended_blacklist=platforms.UNATTENDED_BLACKLIST if host.gpus else (),
+    )
+
+
+def _firewall(site: Site, host: Host, is_gateway: bool) -> FirewallPlan:
+    content = site.content
+    rules = [FirewallRule(port=content.ssh.port, sources=content.ssh.allow_from, purpose="SSH")]
+    if is_gateway:
+        sources = content.gateway.allow_from
+        rules.append(FirewallRule(port=content.gateway.port, sources=sources, purpose="gateway"))
+    if host.gpus:
+        only_gateway = (site.gateway.address,)
+        rules.append(FirewallRule(port=ports.AGENT_CHECK, sources=only_gateway, purpose="agent check"))
+        rules += [
+            FirewallRule(port=port, sources=only_gateway, purpose=f"Ollama {group}")
+            for group, port in _instance_ports(host).items()
+        ]
+    return FirewallPlan(rules=tuple(rules))
+
+
+def _instance_ports(host: Host) -> dict[str, int]:
+    return {group: ports.FIRST_INSTANCE + index for index, group in enumerate(host.groups)}
+
+
+def _driver(site: Site, host: Host) -> DriverPlan:
+    wanted = site.content.driver
+    branch = platforms.BRANCHES[wanted.branch]
+    shipped = platforms.PLATFORMS[host.platform].drivers[wanted.branch]
+    return DriverPlan(
+        branch=branch.name,
+        major=branch.major,
+        packages=tuple(name.format(kernel=wanted.kernel) for name in shipped.packages),
+        holds=tuple(dict.fromkeys(name.format(kernel=wanted.kernel) for name in shipped.holds)),
+        pins=shipped.pins,
+    )
+
+
+def _cuda(site: Site, host: Host) -> CudaPlan:
+    mirrors = site.content.mirrors
+    assert host.cuda is not None
+    own = f"{platforms.NVIDIA_REPOSITORIES}/{platforms.PLATFORMS[host.platform].cuda_repository}/x86_64"
+    repository = mirrors.cuda or own
+    return CudaPlan(
+        version=host.cuda,
+        packages=(f"cuda-toolkit-{host.cuda.replace('.', '-')}",),
+        repository=repository,
+        key_url=f"{repository}/{platforms.NVIDIA_KEY}",
+        key_fingerprint=mirrors.cuda_key_fingerprint if mirrors.cuda else platforms.NVIDIA_KEY_FINGERPRINT,
+        pins=platforms.cuda_pins(repository),
+    )
+
+
+def _ollama(site: Site, host_name: str, host: Host) -> OllamaPlan:
+    wanted = site.content.ollama
+    release = f"{site.content.mirrors.ollama or platforms.OLLAMA_RELEASES}/v{wanted.version}"
+    instance_ports = _instance_ports(host)
+    return OllamaPlan(
+        version=wanted.version,
+        archive_url=f"{release}/{platforms.OLLAMA_ARCHIVE}",
+        checksums_url=f"{release}/sha256sum.txt",
+        sha256=wanted.sha256,
+        packages=("zstd",),
+        instances=tuple(
+            _instance(site, host_name, host, name, group, instance_ports[name]) for name, group in host.groups.items()
+        ),
+    )
+
+
+def _instance(site: Site, host_name: str, host: Host, name: str, group: Group, port: int) -> InstancePlan:
+    result = _fit(site, host, group)
+    home = f"{HOMES}/{name}"
+    store = f"{home}/models"
+    return InstancePlan(
+        group=name,
+        host=host_name,
+        port=port,
+        gpus=tuple(range(group.card_count(host))) if group.gpus == "all" else group.gpus,
+        vram_bytes=sum(result.gpu_bytes),
+        environment=instance_environment(
+            port=port,
+            home=home,
+            store=store,
+            context=group.context,
+            parallel=group.parallel,
+            models=len(group.models),
+            kv_cache=group.kv_cache,
+            origins=_origins(site),
+        ),
+        home=home,
+        store=store,
+        parallel=group.parallel,
+        models=tuple(_model(site, placed.load, placed.gpus) for placed in result.placed),
+        gpu_used_bytes=result.used_by_gpu,
+    )
+
+
+def _fit(site: Site, host: Host, group: Group) -> Fit:
+    result = site.fit(host, site.loads(group), group)
+    if result.missing is not None:
+        raise ValueError(f"{result.missing.name} does not fit: this site was not checked")
+    return result
+
+
+def _origins(site: Site) -> tuple[str, ...]:
+    gateway = site.content.gateway
+    names = dict.fromkeys((gateway.name, site.gateway.address))
+    default = {"http": 80, "https": 443}
+    return tuple(
+        f"{scheme}://{name}" + ("" if gateway.port in (80, 443, default[scheme]) else f":{gateway.port}")
+        for name in names
+        for scheme in default
+    )
+
+
+def _model(site: Site, load: Load, gpus: int) -> ModelOnInstance:
+    source, insecure = _source(site, load.name)
+    return ModelOnInstance(
+        name=load.name,
+        source=source,
+        insecure=insecure,
+        weights_bytes=load.facts.weights_bytes,
+        kv_cache_bytes=load.kv_bytes,
+        context=load.context,
+        embedding=load.facts.embedding,
+        tokens_per_second=load.facts.tokens_per_second,
+        gpu_count=gpus,
+        slots=load.parallel,
+    )
+
+
+def _source(site: Site, name: str) -> tuple[str, bool]:
+    """What to pull for a model, and whether over plain HTTP. A name that carries a registry's host keeps it."""
+    mirror = site.content.mirrors.models
+    if mirror is None or name.count("/") == 2:
+        return name, False
+    parts = urlsplit(mirror)
+    path = name if "/" in name else f"library/{name}"
+    return f"{parts.netloc}/{path}", parts.scheme == "http"
+
+
+def _gateway(site: Site) -> GatewayPlan:
+    gateway = site.content.gateway
+    return GatewayPlan(
+        host=gateway.host,
+        address=site.gateway.address,
+        name=gateway.name,
+        port=gateway.port,
+        packages=("haproxy",),
+        catalogue_port=ports.CATALOGUE,
+        body_buffer_bytes=BODY_BUFFER_BYTES,
+        timeout_s=gateway.timeout,
+        queue_timeout_s=gateway.queue_timeout,
+        anonymous_paths=tuple(_OPEN_PATHS[name] for name in dict.fromkeys(gateway.anonymous)),
+        backends=_backends(site),
+        consumers=site.consumers,
+    )
+
+
+def _backends(site: Site) -> tuple[Backend, ...]:
+    """One for each model of the site, in the order of the file, with every instance that holds it."""
+    servers: dict[str, list[BackendServer]] = {}
+    spelling: dict[str, str] = {}
+    for _, host, group_name, group in site.groups():
+        for load in site.loads(group):
+            spelling.setdefault(load.name.lower(), load.name)
+            servers.setdefault(load.name.lower(), []).append(
+                BackendServer(
+                    name=group_name,
+                    group=group_name,
+                    address=host.address,
+                    port=_instance_ports(host)[group_name],
+                    agent_port=ports.AGENT_CHECK,
+                    max_connections=load.parallel,
+                )
+            )
+    sections = _section_names(list(servers))
+    return tuple(
+        Backend(name=sections[model], model=spelling[model], names=model_spellings(model), servers=tuple(found))
+        for model, found in servers.items()
+    )
+
+
+def model_spellings(model: str) -> tuple[str, ...]:
+    """Lower-case names that mean `model`: Ollama compares names without case (server/routes.go getExistingName) and
+    reads a missing tag as `latest` (types/model/name.go)."""
+    lower = model.lower()
+    return (lower, lower.removesuffix(":latest")) if lower.endswith(":latest") else (lower,)
+
+
+def _section_names(models: list[str]) -> dict[str, str]:
+    """HAProxy section names; two models that differ in signs only get a number."""
+    names: dict[str, str] = {}
+    for model in models:
+        base = "model_" + re.sub(r"[^a-z0-9]+", "_", model).strip("_")
+        name, count = base, 1
+        while name in names.values():
+            count += 1
+            name = f"{base}_{count}"
+        names[model] = name
+    return names
+
+
+def _warnings(site: Site) -> list[Warning_]:
+    found = []
+    branch = platforms.BRANCHES[site.content.driver.branch]
+    for host_name, host in site.content.hosts.items():
+        if host.gpus is None and host.cuda:
+            message = f"no GPU, so no CUDA toolkit {host.cuda} is installed"
+            found.append(Warning_(where=site.where("hosts", host_name, "cuda"), message=message))
+        elif host.cuda and platforms.version_tuple(host.cuda) > branch.native_cuda:
+            native = ".".join(map(str, branch.native_cuda))
+            message = (
+                f"CUDA {host.cuda} on driver {branch.major} ({native}) runs by minor version compatibility: "
+                "programs that compile PTX at run time need a toolkit up to " + native
+            )
+            found.append(Warning_(where=site.where("hosts", host_name, "cuda"), message=message))
+    for host_name, host, group_name, group in site.groups():
+        here = ("hosts", host_name, "groups", group_name)
+        if _fit(site, host, group).tight:
+            message = f"group {group_name} is tight: with 2 % less VRAM its models would not all fit"
+            found.append(Warning_(where=site.where(*here), message=message))
+        for index, load in enumerate(site.loads(group)):
+            if load.context < group.context and not load.facts.embedding:
+                message = f"{load.name} was trained for {load.context} tokens: Ollama cuts {group.context} to that"
+                found.append(Warning_(where=site.where(*here, "models", index), message=message))
+    if site.content.mirrors.cuda and site.content.mirrors.cuda_key_fingerprint is None:
+        message = "the mirror's signing key is trusted as it comes: pin it with mirrors.cuda_key_fingerprint"
+        found.append(Warning_(where=site.where("mirrors", "cuda"), message=message))
+    return found

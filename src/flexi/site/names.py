@@ -1,0 +1,175 @@
+"""Names and addresses that a site file may use, and why not others.
+
+Each function returns the value (brought into its usual form) or raises `Refused` with a reason and a remedy.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from urllib.parse import urlsplit
+
+from pydantic_core import PydanticCustomError
+
+
+def refused(reason: str, remedy: str) -> PydanticCustomError:
+    """A validation error that carries its remedy."""
+    return PydanticCustomError("refused", "{reason}; {remedy}", {"reason": reason, "remedy": remedy})
+
+
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
+
+
+def host_name(value: str) -> str:
+    """One label of RFC 1123, lower case (`server-a`)."""
+    if not _LABEL.fullmatch(value):
+        raise refused(
+            "is no host name (RFC 1123: small letters, digits and inner hyphens, at most 63)",
+            "write e.g. 'server-a'",
+        )
+    return value
+
+
+def public_name(value: str) -> str:
+    """A host name with domain, or an address, as people type it into a browser."""
+    if is_address(value):
+        return value
+    labels = value.split(".")
+    if len(value) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
+        raise refused("is no host name", "write e.g. 'flexi.example.edu'")
+    return value
+
+
+def group_name(value: str) -> str:
+    """A GPU group: it names a systemd instance, an HAProxy server and directories."""
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?", value, re.ASCII):
+        raise refused(
+            "is no group name (small letters, digits and inner hyphens, at most 32)",
+            "write e.g. 'a' or 'teaching-1'",
+        )
+    return value
+
+
+def is_address(value: str) -> bool:
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        return False
+    return "%" not in value
+
+
+def address(value: str) -> str:
+    """An IP address that one host can have; the firewall needs addresses and not names."""
+    if not is_address(value):
+        raise refused("is no IP address", "write e.g. '192.0.2.11' (names change under a firewall, addresses do not)")
+    parsed = ipaddress.ip_address(value)
+    if parsed.is_unspecified or parsed.is_multicast or parsed.is_loopback:
+        raise refused("is no address that other hosts can reach", "write the host's own address")
+    return str(parsed)
+
+
+def network(value: str) -> str:
+    """An address or a network in CIDR notation."""
+    try:
+        parsed = ipaddress.ip_network(value, strict=True)
+    except ValueError as error:
+        loose = _loose_network(value)
+        if loose:
+            raise refused("has bits set behind the prefix", f"did you mean '{loose}'?") from error
+        raise refused("is no address or network", "write e.g. '198.51.100.0/24'") from error
+    return str(parsed) if "/" in value else str(parsed.network_address)
+
+
+def _loose_network(value: str) -> str | None:
+    try:
+        return str(ipaddress.ip_network(value, strict=False))
+    except ValueError:
+        return None
+
+
+def url(value: str) -> str:
+    """An http(s) URL without a trailing slash, query or credentials; safe to stand in a shell's quotes."""
+    try:
+        parts = urlsplit(value)
+        port_fits = parts.port is None or 0 < parts.port < 65536
+    except ValueError:
+        parts, port_fits = urlsplit(""), False
+    fits = re.fullmatch(r"[A-Za-z0-9:/._~%\[\]-]+", value, re.ASCII)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_fits or not fits:
+        raise refused("is no http or https address", "write e.g. 'https://mirror.example.edu/ollama'")
+    return value.rstrip("/")
+
+
+_PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
+_NAMESPACE = r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}"
+_HOST = r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}"
+_MODEL = re.compile(rf"(?:(?:{_HOST}/)?{_NAMESPACE}/)?{_PART}(?::(?P<tag>{_PART}))?", re.ASCII)
+
+
+def model_name(value: str) -> str:
+    """A model as Ollama 0.24.0 parses it (types/model/name.go), with its tag: `llama3` becomes `llama3:latest`."""
+    found = _MODEL.fullmatch(value)
+    if not found:
+        raise refused("is no model name of Ollama", "write e.g. 'llama3:8b' or 'namespace/model:tag'")
+    return value if found["tag"] else f"{value}:latest"
+
+
+def gpu_uuid(value: str) -> str:
+    if not re.fullmatch(r"GPU-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", value, re.ASCII):
+        raise refused("is no UUID of a GPU", "write it as `nvidia-smi -L` shows it: GPU- and 32 hexadecimal digits")
+    return value
+
+
+def sha256(value: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{64}", value, re.ASCII):
+        raise refused("is no SHA-256", "write its 64 hexadecimal digits in small letters")
+    return value
+
+
+def fingerprint(value: str) -> str:
+    compact = value.replace(" ", "").upper()
+    if not re.fullmatch(r"[0-9A-F]{40}", compact, re.ASCII):
+        raise refused("is no OpenPGP fingerprint", "write its 40 hexadecimal digits")
+    return compact
+
+
+def version(value: str) -> str:
+    if not re.fullmatch(r"(0|[1-9]\d{0,4})\.(0|[1-9]\d{0,4})\.(0|[1-9]\d{0,4})", value, re.ASCII):
+        raise refused("is no version of Ollama", "write three numbers, e.g. '0.24.0'")
+    return value
+
+
+def toolkit(value: str) -> str:
+    if not re.fullmatch(r"\d{2}\.\d{1,2}", value, re.ASCII):
+        raise refused("is no version of the CUDA toolkit", 'write major and minor in quotes, e.g. "12.4"')
+    return value
+
+
+def unix_user(value: str) -> str:
+    if not re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", value, re.ASCII):
+        raise refused("is no user name", "write e.g. 'admin'")
+    return value
+
+
+def plain_path(value: str) -> str:
+    if not value or any(not c.isprintable() for c in value):
+        raise refused("is no path", "write a path, absolute or from the site file's directory")
+    return value
+
+
+def one_line(value: str) -> str:
+    if not value.strip() or any(not c.isprintable() for c in value):
+        raise refused("is no line of text", "write one line")
+    return value
+
+
+def site_name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9._-]{0,62})", value, re.ASCII):
+        raise refused("is no name for a site (small letters, digits, '.', '_' and '-')", "write e.g. 'hagen'")
+    return value
+
+
+def consumer_name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", value, re.ASCII):
+        raise refused("is no name for a consumer (small letters, digits, '.', '_' and '-')", "write e.g. 'moodle-2026'")
+    return value

@@ -1,0 +1,263 @@
+"""What the schema cannot say: keys of a site file that do not go together. Pure; each problem knows its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+from flexi.plan import fit as fitting
+from flexi.plan import platforms, ports
+
+from .findings import Problem, nearest, shown, suggestion
+from .schema import Group, Host
+from .site import Site
+
+
+def problems(site: Site) -> list[Problem]:
+    """Everything that keeps `site` from being deployed."""
+    found: list[Problem] = []
+    for rule in (_gateway, _addresses, _driver, _toolkits, _mirrors, _cards, _groups, _models, _ports):
+        found.extend(rule(site))
+    # Whether the models fit is only worth saying when cards and models are known and told apart.
+    return found or list(_room(site))
+
+
+def _gateway(site: Site) -> Iterator[Problem]:
+    hosts = list(site.content.hosts)
+    if site.content.gateway.host not in hosts:
+        name = site.content.gateway.host
+        yield Problem(("gateway", "host"), "is none of the hosts", suggestion(name, hosts), shown(name))
+
+
+def _addresses(site: Site) -> Iterator[Problem]:
+    first: dict[str, str] = {}
+    families = {ip_address(host.address).version for host in site.content.hosts.values()}
+    for name, host in site.content.hosts.items():
+        path = ("hosts", name, "address")
+        if host.address in first:
+            reason = f"is the address of {first[host.address]} too"
+            yield Problem(path, reason, "give each host its own", shown(host.address))
+        first.setdefault(host.address, name)
+    if len(families) > 1:
+        yield Problem(("hosts",), "mix IPv4 and IPv6 addresses", "use one of the two for all hosts", at_key=True)
+
+
+def _driver(site: Site) -> Iterator[Problem]:
+    driver, version = site.content.driver, site.content.ollama.version
+    branch = platforms.BRANCHES.get(driver.branch)
+    if branch is None:
+        remedy = suggestion(driver.branch, list(platforms.BRANCHES))
+        yield Problem(("driver", "branch"), "is no driver branch that flexi knows", remedy, shown(driver.branch))
+        return
+    needed = platforms.ollama_needs(version)
+    if branch.major < needed:
+        yield Problem(
+            ("ollama", "version"),
+            f"computes on the CPU under driver {branch.major}: it needs {needed} or newer",
+            "set ollama.version to 0.24.0, or driver.branch to 580-server",
+            shown(version),
+        )
+    if platforms.version_tuple(version) < platforms.OLLAMA_FIRST_ZSTD:
+        yield Problem(
+            ("ollama", "version"),
+            f"has no {platforms.OLLAMA_ARCHIVE}, and holes that are known",
+            "set ollama.version to 0.24.0",
+            shown(version),
+        )
+    for name, host in site.content.hosts.items():
+        if host.gpus is None:
+            continue
+        platform = platforms.PLATFORMS[host.platform]
+        if driver.branch not in platform.drivers:
+            shipped = ", ".join(platform.drivers)
+            yield Problem(
+                ("hosts", name, "platform"),
+                f"ships no driver {driver.branch}",
+                f"set driver.branch to {shipped}, or another platform",
+                shown(host.platform),
+            )
+        elif driver.kernel not in platform.kernels:
+            yield Problem(
+                ("driver", "kernel"),
+                f"is no kernel flavour of {host.platform} ({name})",
+                suggestion(driver.kernel, platform.kernels),
+                shown(driver.kernel),
+            )
+
+
+def _toolkits(site: Site) -> Iterator[Problem]:
+    branch = platforms.BRANCHES.get(site.content.driver.branch)
+    for name, host in site.content.hosts.items():
+        path = ("hosts", name, "cuda")
+        if host.cuda is None:
+            continue
+        needed = platforms.cuda_needs(host.cuda)
+        if needed is None:
+            majors = ", ".join(f"{major}.x" for major in platforms.CUDA_MINIMUM_DRIVER)
+            yield Problem(path, "is no CUDA toolkit that flexi knows", f"write one of {majors}", shown(host.cuda))
+        elif branch and branch.major < needed:
+            runs = max(m for m, least in platforms.CUDA_MINIMUM_DRIVER.items() if least <= branch.major)
+            yield Problem(
+                path,
+                f"needs driver {needed} or newer, the site has {branch.major}",
+                f"set a toolkit {runs}.x, or a newer driver.branch",
+                shown(host.cuda),
+            )
+
+
+def _mirrors(site: Site) -> Iterator[Problem]:
+    mirrors = site.content.mirrors
+    wanting = {host.platform for host in site.content.hosts.values() if host.cuda}
+    if mirrors.cuda and len(wanting) > 1:
+        reason = f"holds one platform's packages, the site has {' and '.join(sorted(wanting))}"
+        yield Problem(("mirrors", "cuda"), reason, "install toolkits on one platform only", shown(mirrors.cuda))
+    if mirrors.cuda_key_fingerprint and not mirrors.cuda:
+        path = ("mirrors", "cuda_key_fingerprint")
+        yield Problem(path, "has no mirror to go with", "set mirrors.cuda, or remove it", at_key=True)
+    if mirrors.models and mirrors.models.count("/") > 2:
+        yield Problem(("mirrors", "models"), "has a path", "write scheme, host and port only", shown(mirrors.models))
+
+
+def _cards(site: Site) -> Iterator[Problem]:
+    for name, host in site.content.hosts.items():
+        if host.gpus is None:
+            if host.groups:
+                yield Problem(("hosts", name, "groups"), "need cards", f"add hosts.{name}.gpus", at_key=True)
+            elif name != site.content.gateway.host:
+                remedy = f"add gpus and groups, or name it in gateway.host, or remove {name}"
+                yield Problem(("hosts", name), "has neither GPUs nor the gateway: nothing to do", remedy, at_key=True)
+            continue
+        if not host.groups:
+            remedy = f"add hosts.{name}.groups, e.g. groups: {{{name[:1]}: {{gpus: all, models: [llama3:8b]}}}}"
+            yield Problem(("hosts", name, "gpus"), "are in no group", remedy, at_key=True)
+        if site.gpu_bytes(host) is None:
+            known = list(site.gpu_memory_mib)
+            model = host.gpus.model
+            close = nearest(model, known)
+            remedy = (f"did you mean '{close}'? Otherwise " if close else "") + f"set hosts.{name}.gpus.memory_mib"
+            yield Problem(("hosts", name, "gpus", "model"), "is no card that flexi knows", remedy, shown(model))
+
+
+def _groups(site: Site) -> Iterator[Problem]:
+    owner: dict[str, str] = {}
+    for host_name, host, name, group in site.groups():
+        path = ("hosts", host_name, "groups", name)
+        if name in owner:
+            remedy = "choose another name: a group's name is used once in the whole site"
+            yield Problem(path, f"is a group of {owner[name]} too", remedy, at_key=True)
+        owner.setdefault(name, host_name)
+        if host.gpus is None or group.gpus == "all":
+            continue
+        seen: set[int | str] = set()
+        for index, gpu in enumerate(group.gpus):
+            here = (*path, "gpus", index)
+            if gpu in seen:
+                yield Problem(here, "stands in this group twice", "name each GPU once", shown(gpu))
+            seen.add(gpu)
+            if isinstance(gpu, int) and gpu >= host.gpus.count:
+                last = host.gpus.count - 1
+                reason = f"is no GPU of {host_name}, which has {host.gpus.count}"
+                yield Problem(here, reason, f"write 0 to {last}, or correct hosts.{host_name}.gpus.count", shown(gpu))
+    for host_name, host in site.content.hosts.items():
+        yield from _shared_cards(host_name, host)
+
+
+def _shared_cards(host_name: str, host: Host) -> Iterator[Problem]:
+    taken: dict[int | str, str] = {}
+    kinds: dict[str, str] = {}
+    used = 0
+    for name, group in host.groups.items():
+        path = ("hosts", host_name, "groups", name, "gpus")
+        cards = range(group.card_count(host)) if group.gpus == "all" else group.gpus
+        used += len(set(cards))
+        kind = "UUIDs" if cards and isinstance(cards[0], str) else "indices"
+        for gpu in dict.fromkeys(cards):
+            if gpu in taken:
+                remedy = "give each group its own GPUs" + (" (all takes every one)" if group.gpus == "all" else "")
+                yield Problem(path, f"takes GPU {gpu}, which {taken[gpu]} has", remedy)
+                break
+            taken[gpu] = name
+        kinds.setdefault(kind, name)
+    if len(kinds) > 1:
+        remedy = "use one of the two on a host"
+        yield Problem(("hosts", host_name, "groups"), "name GPUs by index and by UUID", remedy, at_key=True)
+    elif "UUIDs" in kinds and host.gpus and used > host.gpus.count:
+        reason = f"name {used} GPUs, the host has {host.gpus.count}"
+        remedy = f"correct hosts.{host_name}.gpus.count"
+        yield Problem(("hosts", host_name, "groups"), reason, remedy, at_key=True)
+
+
+def _models(site: Site) -> Iterator[Problem]:
+    known = list(site.content.models) + list(site.catalogue)
+    for host_name, _, group_name, group in site.groups():
+        seen: set[str] = set()
+        for index, model in enumerate(group.models):
+            path = ("hosts", host_name, "groups", group_name, "models", index)
+            if model.lower() in seen:
+                yield Problem(path, "stands in this group twice", "name each model once", shown(model))
+            elif site.model(model) is None:
+                close = nearest(model, known)
+                remedy = (f"did you mean '{close}'? Otherwise " if close else "") + f"describe it under models: {model}"
+                yield Problem(path, "is no model that flexi knows the size of", remedy, shown(model))
+            seen.add(model.lower())
+
+
+def _ports(site: Site) -> Iterator[Problem]:
+    gateway, ssh = site.content.gateway, site.content.ssh
+    host = site.content.hosts.get(gateway.host)
+    taken = ports.taken(len(host.groups) if host else 0, host is not None and host.gpus is not None, ssh.port)
+    if gateway.port in taken:
+        reason = f"is taken by {taken[gateway.port]} on {gateway.host}"
+        yield Problem(("gateway", "port"), reason, "choose another, e.g. 80", shown(gateway.port))
+    gateway_ports = {ports.CATALOGUE: "flexi's catalogue"}
+    for name, other in site.content.hosts.items():
+        own = ports.taken(len(other.groups), other.gpus is not None, None)
+        if name == gateway.host:
+            own |= gateway_ports
+        if ssh.port in own:
+            reason = f"is taken by {own[ssh.port]} on {name}"
+            yield Problem(("ssh", "port"), reason, "let SSH listen on another, e.g. 22", shown(ssh.port))
+            break
+
+
+def _room(site: Site) -> Iterator[Problem]:
+    for host_name, host, group_name, group in site.groups():
+        result = site.fit(host, site.loads(group), group)
+        if result.missing is None:
+            continue
+        index = [model.lower() for model in group.models].index(result.missing.name.lower())
+        path = ("hosts", host_name, "groups", group_name, "models", index)
+        reason, remedy = _does_not_fit(result, group_name), _make_room(site, result, group_name)
+        yield Problem(path, reason, remedy, shown(result.missing.name))
+
+
+def _does_not_fit(result: fitting.Fit, group: str) -> str:
+    missing = result.missing
+    assert missing is not None
+    cards = len(result.gpu_bytes)
+    need = f"{_gb(missing.facts.weights_bytes)} of weights and {_gb(missing.kv_bytes)} of contexts"
+    have = f"{cards} × {_gb(result.gpu_bytes[0])}"
+    beside = f" beside {', '.join(p.load.name for p in result.placed)}" if result.placed else ""
+    return f"does not fit into group {group}{beside}: {need}, the group has {have}"
+
+
+def _make_room(site: Site, result: fitting.Fit, group_name: str) -> str:
+    missing = result.missing
+    assert missing is not None
+    if missing.kv_bytes > 0.1 * missing.facts.weights_bytes:
+        return "lower the group's context or parallel, or move a model to another group"
+    for _, host, name, group in site.groups():
+        if name != group_name and _has_room(site, host, group, missing):
+            return f"move it to group {name}, where it fits"
+    if not result.placed:
+        return "choose a smaller model, or give the group more GPUs"
+    return "move a model to another group, or choose a smaller one"
+
+
+def _has_room(site: Site, host: Host, group: Group, wanted: fitting.Load) -> bool:
+    more = fitting.load(wanted.name, wanted.facts, group.context, group.parallel, group.kv_cache)
+    return site.fit(host, [*site.loads(group), more], group).missing is None
+
+
+def _gb(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"

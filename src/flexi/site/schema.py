@@ -1,0 +1,277 @@
+"""What an admin may write into a site file. The one place where keys, types, defaults and their meaning are set.
+
+docs/site-reference.md and docs/site.schema.json are generated from here (`python -m flexi.site.docs`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from flexi.data import ModelFacts
+from flexi.plan.model import PlatformName
+
+from . import names
+
+HostName = Annotated[str, AfterValidator(names.host_name)]
+GroupName = Annotated[str, AfterValidator(names.group_name)]
+ModelName = Annotated[str, AfterValidator(names.model_name)]
+Network = Annotated[str, AfterValidator(names.network)]
+Url = Annotated[str, AfterValidator(names.url)]
+FilePath = Annotated[str, AfterValidator(names.plain_path)]
+Line = Annotated[str, AfterValidator(names.one_line)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+OpenPath = Literal["tags", "version", "ps", "models"]
+KvCache = Literal["f16", "q8_0", "q4_0"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class SiteInfo(_Section):
+    """Who this is."""
+
+    name: Annotated[str, AfterValidator(names.site_name)] = Field(
+        description="Short name of the site, as the commands and the pages show it.", examples=["hagen"]
+    )
+    contact: Line | None = Field(
+        default=None, description="Whom users turn to: an address or a page.", examples=["flexi@example.edu"]
+    )
+
+
+class Ssh(_Section):
+    """How the admin's machine reaches the hosts."""
+
+    user: Annotated[str, AfterValidator(names.unix_user)] = Field(
+        description="The user to log in as; may use sudo without a password.", examples=["admin"]
+    )
+    port: Port = Field(default=22, description="Port of the SSH server on the hosts.", examples=[22])
+    config: FilePath | None = Field(
+        default=None,
+        description="OpenSSH client configuration; relative paths start at the site file.",
+        examples=["../.lab/lab/ssh_config"],
+    )
+    identity: FilePath | None = Field(
+        default=None, description="Private key; relative paths start at the site file.", examples=["~/.ssh/flexi"]
+    )
+    allow_from: tuple[Network, ...] = Field(
+        default=(),
+        strict=False,
+        description="Networks that may use SSH on the hosts; empty means everyone.",
+        examples=[["198.51.100.0/24"]],
+    )
+
+
+class Mirrors(_Section):
+    """Where downloads come from; what is left out comes from its maker."""
+
+    ollama: Url | None = Field(
+        default=None,
+        description="Holds `v<version>/ollama-linux-amd64.tar.zst` and `v<version>/sha256sum.txt`. "
+        "Default: Ollama's releases on GitHub.",
+        examples=["https://mirror.example.edu/ollama"],
+    )
+    cuda: Url | None = Field(
+        default=None,
+        description="NVIDIA's CUDA repository for the hosts' platform. Default: developer.download.nvidia.com.",
+        examples=["https://mirror.example.edu/cuda/repos/ubuntu2204/x86_64"],
+    )
+    cuda_key_fingerprint: Annotated[str, AfterValidator(names.fingerprint)] | None = Field(
+        default=None,
+        description="OpenPGP fingerprint of the key of the `cuda` mirror. Left out, its key is trusted as it comes.",
+        examples=["EB693B3035CD5710E231E123A4B469963BF863CC"],
+    )
+    models: Url | None = Field(
+        default=None,
+        description="Registry that models are pulled from, without a path. Default: registry.ollama.ai.",
+        examples=["https://registry.example.edu"],
+    )
+
+
+class Driver(_Section):
+    """The NVIDIA driver of all GPU hosts."""
+
+    branch: str = Field(
+        default="535-server",
+        description="Driver branch. 535 runs Ollama up to 0.24.0; Ollama 0.30 and later need 550 or newer.",
+        examples=["535-server", "580-server"],
+    )
+    kernel: Literal["generic", "generic-hwe-22.04", "generic-hwe-24.04"] = Field(
+        default="generic",
+        description="Kernel flavour that the hosts run; the signed driver modules are built for it.",
+        examples=["generic"],
+    )
+
+
+class Ollama(_Section):
+    """The Ollama release of all GPU hosts."""
+
+    version: Annotated[str, AfterValidator(names.version)] = Field(
+        default="0.24.0", description="Release to run. 0.24.0 is the last for driver 535.", examples=["0.24.0"]
+    )
+    sha256: Annotated[str, AfterValidator(names.sha256)] | None = Field(
+        default=None,
+        description="Digest of `ollama-linux-amd64.tar.zst`. Left out, the release's own sha256sum.txt decides.",
+        examples=["e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"],
+    )
+
+
+class Gpus(_Section):
+    """The cards of a host; all of one model."""
+
+    model: Line = Field(description="Name as in nvidia-smi, without NVIDIA.", examples=["RTX A5000"])
+    count: int = Field(ge=1, le=64, description="How many the host has.", examples=[8])
+    memory_mib: int | None = Field(
+        default=None,
+        ge=1024,
+        le=1024 * 1024,
+        description="Memory of one card in MiB as nvidia-smi shows it; needed for cards that flexi does not know.",
+        examples=[24564],
+    )
+
+
+def _selection(value: Any) -> Any:
+    """`all`, indices, or UUIDs: one message instead of one for each of the three."""
+    if value == "all":
+        return value
+    if isinstance(value, str):
+        raise names.refused("is no selection of GPUs", "did you mean 'all'?" if value[:1] in "aA" else _SELECTION)
+    if not isinstance(value, list) or not value:
+        raise names.refused("is no selection of GPUs", _SELECTION)
+    if all(isinstance(item, str) for item in value):
+        return tuple(names.gpu_uuid(item) for item in value)
+    if all(isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 64 for item in value):
+        return tuple(value)
+    raise names.refused("is no selection of GPUs", _SELECTION)
+
+
+_SELECTION = "write all, indices like [0, 1], or UUIDs like [GPU-…]"
+
+GpuSelection = Annotated[
+    Any,
+    BeforeValidator(_selection),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"const": "all"},
+                {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 63}, "minItems": 1},
+                {"type": "array", "items": {"type": "string", "pattern": "^GPU-[0-9a-f-]{36}$"}, "minItems": 1},
+            ]
+        }
+    ),
+]
+
+
+class Group(_Section):
+    """A GPU group: the cards that one Ollama instance owns, and the models that it keeps on them."""
+
+    gpus: GpuSelection = Field(
+        description="`all`, indices in PCI bus order, or UUIDs. Groups of a host share no card.",
+        examples=["all", [0, 1]],
+    )
+    models: tuple[ModelName, ...] = Field(
+        min_length=1,
+        strict=False,
+        description="Models that are downloaded, loaded before the first request, and kept for ever.",
+        examples=[["llama3:8b"]],
+    )
+    context: int = Field(
+        default=8192,
+        ge=256,
+        le=1_048_576,
+        description="Tokens for each request: prompt and answer together.",
+        examples=[8192],
+    )
+    parallel: int = Field(
+        default=2,
+        ge=1,
+        le=64,
+        description="Requests that a model answers at once, each with a context in VRAM; the rest wait at the gateway.",
+        examples=[2],
+    )
+    kv_cache: KvCache = Field(
+        default="f16",
+        description="Precision of the contexts in VRAM; q8_0 takes half of f16 at a small loss of quality.",
+        examples=["f16"],
+    )
+
+    def card_count(self, host: Host) -> int:
+        """How many cards the group has on its host."""
+        if self.gpus == "all":
+            return host.gpus.count if host.gpus else 0
+        return len(self.gpus)
+
+
+class Host(_Section):
+    """A machine. One without `gpus` can be the gateway."""
+
+    address: Annotated[str, AfterValidator(names.address)] = Field(
+        description="IP address that the gateway and the other hosts use, and SSH where no `ssh.config` maps it.",
+        examples=["192.0.2.11"],
+    )
+    platform: PlatformName = Field(default="ubuntu-22.04", description="Operating system.", examples=["ubuntu-22.04"])
+    gpus: Gpus | None = Field(default=None, description="The cards of this host.")
+    cuda: Annotated[str, AfterValidator(names.toolkit)] | None = Field(
+        default=None,
+        description="CUDA toolkit to install for people who compile on the host; Ollama needs none. Quote it.",
+        examples=["12.4"],
+    )
+    groups: dict[GroupName, Group] = Field(
+        default={}, description="GPU groups by name; a name is used once in the whole site."
+    )
+
+
+class Gateway(_Section):
+    """The one Ollama API in front of all instances."""
+
+    host: HostName = Field(description="Which of `hosts` it runs on; a GPU host will do.", examples=["gateway"])
+    name: Annotated[str, AfterValidator(names.public_name)] = Field(
+        description="Public name, as users type it.", examples=["flexi.example.edu"]
+    )
+    port: Port = Field(default=80, description="Port that users reach.", examples=[80])
+    anonymous: tuple[OpenPath, ...] = Field(
+        default=(),
+        strict=False,
+        description="Lists that need no API key: tags (/api/tags), version, ps, models (/v1/models).",
+        examples=[["tags", "version"]],
+    )
+    allow_from: tuple[Network, ...] = Field(
+        default=(),
+        strict=False,
+        description="Networks that may use the gateway; empty means everyone.",
+        examples=[["198.51.100.0/24"]],
+    )
+    timeout: int = Field(
+        default=600,
+        ge=10,
+        le=86_400,
+        description="Seconds that an answer may pause; Ollama sends nothing before the first token.",
+        examples=[600],
+    )
+    queue_timeout: int = Field(
+        default=300, ge=1, le=86_400, description="Seconds that a request may wait for its turn.", examples=[300]
+    )
+
+
+class SiteFile(_Section):
+    """A site: its hosts, their GPU groups, the models on them, and the gateway in front."""
+
+    site: SiteInfo
+    ssh: Ssh
+    mirrors: Mirrors = Mirrors()
+    driver: Driver = Driver()
+    ollama: Ollama = Ollama()
+    ntp_servers: tuple[Annotated[str, AfterValidator(names.public_name)], ...] = Field(
+        default=(),
+        strict=False,
+        description="Time servers; default: the distribution's.",
+        examples=[["ntp.example.edu"]],
+    )
+    models: dict[ModelName, ModelFacts] = Field(
+        default={}, description="Models that flexi's catalogue does not know, or knows differently."
+    )
+    hosts: dict[HostName, Host] = Field(min_length=1, description="The machines, by host name.")
+    gateway: Gateway

@@ -1,0 +1,88 @@
+"""A site that was read and found fine: the file's content, and what belongs to it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from flexi.data import CATALOGUE, GPU_MEMORY_MIB, ModelFacts
+from flexi.plan import fit
+from flexi.plan.model import ConsumerKey
+from flexi.plan.platforms import OLLAMA_NEEDS_550, version_tuple
+
+from .document import Mark
+from .schema import Group, Host, SiteFile
+
+
+@dataclass(frozen=True)
+class Site:
+    """Everything that the plan follows from. Build it with `load_site`; tests may build it by hand."""
+
+    path: Path
+    content: SiteFile
+    consumers: tuple[ConsumerKey, ...] = ()
+    catalogue: Mapping[str, ModelFacts] = field(default_factory=lambda: CATALOGUE)
+    """Models that flexi knows, before the site file's own."""
+    gpu_memory_mib: Mapping[str, int] = field(default_factory=lambda: GPU_MEMORY_MIB)
+    lines: Mapping[tuple[str | int, ...], Mark] = field(default_factory=lambda: MappingProxyType({}))
+    """Where each key of the file stands."""
+
+    @property
+    def gateway(self) -> Host:
+        return self.content.hosts[self.content.gateway.host]
+
+    def model(self, name: str) -> ModelFacts | None:
+        """Figures of a model: the site file's own, then the catalogue's; names compare as Ollama does, without case."""
+        for source in (self.content.models, self.catalogue):
+            for known, facts in source.items():
+                if known.lower() == name.lower():
+                    return facts
+        return None
+
+    def gpu_bytes(self, host: Host) -> int | None:
+        """Memory of one card of `host`; None where flexi does not know the card and the file does not say."""
+        if host.gpus is None:
+            return None
+        mib = host.gpus.memory_mib or self.gpu_memory_mib.get(host.gpus.model)
+        return mib * 1024 * 1024 if mib else None
+
+    def groups(self) -> Iterable[tuple[str, Host, str, Group]]:
+        """(host name, host, group name, group) in the file's order."""
+        for host_name, host in self.content.hosts.items():
+            for group_name, group in host.groups.items():
+                yield host_name, host, group_name, group
+
+    def loads(self, group: Group) -> list[fit.Load]:
+        """The models of a group with their figures; KeyError names one that has none."""
+        loads = []
+        for name in group.models:
+            facts = self.model(name)
+            if facts is None:
+                raise KeyError(name)
+            loads.append(fit.load(name, facts, group.context, group.parallel, group.kv_cache))
+        return loads
+
+    def fit(self, host: Host, loads: list[fit.Load], group: Group) -> fit.Fit:
+        """Whether `loads` fit onto the cards of `group`; ValueError where the size of a card is not known."""
+        card = self.gpu_bytes(host)
+        if card is None:
+            raise ValueError("the size of the cards is not known")
+        packs = version_tuple(self.content.ollama.version) < OLLAMA_NEEDS_550
+        return fit.fit(loads, [card] * group.card_count(host), packs=packs)
+
+    def where(self, *path: str | int) -> str:
+        """`file:line` of a key."""
+        for end in range(len(path), 0, -1):
+            if path[:end] in self.lines:
+                return f"{self.path.name}:{self.lines[path[:end]].line}"
+        return self.path.name
+
+    def beside(self, path: str | None) -> str | None:
+        """An absolute path for one that the file gives relative to itself."""
+        if path is None:
+            return None
+        expanded = os.path.expanduser(path)
+        return os.path.normpath(os.path.join(self.path.parent, expanded))
