@@ -114,6 +114,11 @@ class Keeper:
     def alive(self) -> bool:
         return all(thread.is_alive() for thread in self._threads)
 
+    @property
+    def looks(self) -> int:
+        """How many looks are done."""
+        return self._looks_done
+
     # Looking
 
     def _look_loop(self) -> None:

@@ -1,0 +1,222 @@
+"""The agent-check port: what it says for each state, what it does with rubbish, and that a real HAProxy understands."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from agent_fakes import until
+
+from flexi.agent import check
+from flexi.agent.check import Checker
+from flexi.agent.state import Board, InstanceView, ModelView, Phase
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def board(clock: Clock) -> Board:
+    board = Board(lambda line: None, clock=clock)
+    board.put(instance(ModelView("llama3:8b", Phase.READY)))
+    return board
+
+
+@pytest.fixture
+def checker(board: Board, tmp_path: Path) -> Checker:
+    return Checker(board, ["a", "late"], tmp_path)
+
+
+def instance(*models: ModelView, phase: Phase = Phase.READY, reason: str | None = None) -> InstanceView:
+    return InstanceView("a", "http://127.0.0.1:1", phase, reason, (), models)
+
+
+def test_a_ready_model_is_up_and_ready(checker: Checker) -> None:
+    assert checker.answer("a llama3:8b\n") == "up ready"
+    assert checker.answer("a LLaMA3:8B\r\n") == "up ready", "names are compared as Ollama compares them"
+    assert checker.answer("a\n") == "up ready"
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (ModelView("m:1", Phase.FAULT, "m:1 runs 40 % on the CPU"), "down ready #fault: m:1 runs 40 % on the CPU"),
+        (ModelView("m:1", Phase.DOWNLOADING, None, 250, 1000), "down ready #downloading: 25 %"),
+        (ModelView("m:1", Phase.DOWNLOADING, None, 0, 0), "down ready #downloading"),
+        (ModelView("m:1", Phase.LOADING), "down ready #loading"),
+        (ModelView("m:1", Phase.STARTING, "waits for its download"), "down ready #starting: waits for its download"),
+    ],
+)
+def test_everything_else_is_down_with_the_reason(checker: Checker, board: Board, model: ModelView, said: str) -> None:
+    board.put(instance(model))
+    assert checker.answer("a m:1") == said
+    assert checker.answer("a") == "up ready", "an instance that loads still serves its other models"
+
+
+def test_a_faulty_instance_is_down_as_a_whole(checker: Checker, board: Board) -> None:
+    board.put(instance(phase=Phase.FAULT, reason="GPU 3 (GPU-ab12cd34) is not visible"))
+    assert checker.answer("a") == "down ready #fault: GPU 3 (GPU-ab12cd34) is not visible"
+
+
+@pytest.mark.parametrize(
+    "request_line", ["", "\n", "a b c", "b llama3:8b", "a other:1", "late", "late m:1", "\x00\xff"]
+)
+def test_what_is_not_known_is_down(checker: Checker, request_line: str) -> None:
+    assert checker.answer(request_line).startswith("down ready #")
+
+
+def test_a_drain_switch_drains_with_its_first_line_and_says_ready_once_it_is_gone(
+    checker: Checker, board: Board, tmp_path: Path
+) -> None:
+    switch = tmp_path / "a"
+    switch.write_text("new fans, back at noon\nsecond line\n")
+    assert checker.answer("a llama3:8b") == "up drain #new fans; back at noon"
+    switch.write_text("")
+    assert checker.answer("a") == "up drain #drained by an administrator"
+    board.put(instance(ModelView("llama3:8b", Phase.FAULT, "bad")))
+    assert checker.answer("a llama3:8b") == "down drain #fault: bad"
+    switch.unlink()
+    assert checker.answer("a llama3:8b") == "down ready #fault: bad"
+
+
+def test_a_state_that_nobody_confirms_any_more_is_down(checker: Checker, board: Board, clock: Clock) -> None:
+    clock.now = 29.0
+    assert checker.answer("a llama3:8b") == "up ready"
+    clock.now = 31.0
+    assert checker.answer("a llama3:8b") == "down ready #the agent has not looked at a for 30 s"
+    board.put(instance(ModelView("llama3:8b", Phase.READY)))
+    assert checker.answer("a llama3:8b") == "up ready", "an unchanged view is a confirmation too"
+
+
+def test_reasons_are_one_short_line_of_ascii() -> None:
+    said = check.printable("a,b\nc\td…\x00é " + "x" * 200)
+    assert said.startswith("a;b c d... ? xxx")
+    assert len(said) == check.MAX_REASON
+    assert said.endswith("...")
+
+
+@pytest.fixture
+def port(checker: Checker, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """A listening check server in a thread of its own, with a short patience."""
+    monkeypatch.setattr(check, "REQUEST_TIMEOUT_S", 0.1)
+    listening: queue.Queue[tuple[int, asyncio.AbstractEventLoop, asyncio.Event]] = queue.Queue()
+
+    async def serve() -> None:
+        server = await check.serve(checker.answer, "127.0.0.1", 0)
+        ending = asyncio.Event()
+        listening.put((server.sockets[0].getsockname()[1], asyncio.get_running_loop(), ending))
+        await ending.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    number, loop, ending = listening.get(timeout=5)
+    yield number
+    loop.call_soon_threadsafe(ending.set)
+    thread.join()
+
+
+def ask(port: int, data: bytes, close: bool = False) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
+        sock.sendall(data)
+        if close:
+            sock.shutdown(socket.SHUT_WR)
+        return sock.makefile("rb").read()
+
+
+@pytest.mark.parametrize(
+    ("data", "start"),
+    [
+        (b"a llama3:8b\n", b"up ready\n"),
+        (b"a llama3:8b\nand more\n", b"up ready\n"),
+        (b"a llama3:8b", b"down ready #"),  # no end of line in time
+        (b"", b"down ready #"),
+        (b"x" * 100_000, b"down ready #"),
+        (b"x" * 300 + b"\n", b"down ready #"),
+        (bytes(range(1, 10)) + b"\xff\xfe\n", b"down ready #"),
+        (b"nowhere llama3:8b\n", b"down ready #unknown group nowhere\n"),
+    ],
+)
+def test_rubbish_gets_an_answer_and_never_stops_the_server(port: int, data: bytes, start: bytes) -> None:
+    try:
+        answer = ask(port, data)
+    except ConnectionError:
+        answer = start + b"\n"  # the rest of a very long line was still on its way when the server hung up
+    assert answer.startswith(start)
+    assert answer.endswith(b"\n")
+    assert answer.count(b"\n") == 1 or data.startswith(b"x" * 1000)
+    assert ask(port, b"a llama3:8b\n") == b"up ready\n"
+
+
+def test_the_end_of_the_request_may_stand_for_the_end_of_line(port: int) -> None:
+    assert ask(port, b"a llama3:8b", close=True) == b"up ready\n"
+
+
+def test_a_silent_client_does_not_delay_the_next(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port)):
+        assert ask(port, b"a llama3:8b\n") == b"up ready\n"
+
+
+HAPROXY = """
+global
+    stats socket {dir}/haproxy.sock
+defaults
+    timeout connect 1s
+    timeout client 1s
+    timeout server 1s
+backend model
+    default-server check inter 50ms rise 1 agent-check agent-inter 50ms
+    server a 127.0.0.1:{port} agent-port {port} agent-send "a llama3:8b\\n"
+"""
+
+
+@pytest.mark.skipif(not shutil.which("haproxy"), reason="needs haproxy")
+def test_haproxy_goes_down_drains_and_comes_back_by_these_words(port: int, board: Board, tmp_path: Path) -> None:
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(HAPROXY.format(dir=tmp_path, port=port))
+    process = subprocess.Popen(
+        ["haproxy", "-db", "-q", "-f", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+    def server() -> tuple[str, str]:
+        with socket.socket(socket.AF_UNIX) as sock:
+            try:
+                sock.connect(f"{tmp_path}/haproxy.sock")
+            except OSError:
+                return "", ""
+            sock.sendall(b"show stat\n")
+            head, *rows = sock.makefile().read().strip().splitlines()
+        names = head.removeprefix("# ").split(",")
+        row = next(dict(zip(names, line.split(","), strict=False)) for line in rows if line.startswith("model,a,"))
+        return row["status"], row["last_agt"]
+
+    try:
+        until(lambda: server()[1].startswith("via agent : up"), "the agent was asked")
+        assert server()[0].startswith("UP")
+        board.put(instance(ModelView("llama3:8b", Phase.FAULT, "llama3:8b runs 40 % on the CPU")))
+        until(lambda: server()[0] == "DOWN (agent)", f"down, but it is {server()}")
+        assert "llama3:8b runs 40 % on the CPU" in server()[1]
+        board.put(instance(ModelView("llama3:8b", Phase.READY)))
+        until(lambda: server()[0].startswith("UP"), "up again")
+        (tmp_path / "a").touch()
+        until(lambda: server()[0].startswith("DRAIN"), "drained")
+        (tmp_path / "a").unlink()
+        until(lambda: server()[0].startswith("UP"), "ready again")
+    finally:
+        process.terminate()
+        process.wait(5)
