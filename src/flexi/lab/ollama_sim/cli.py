@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from . import environment, goformat
+from . import environment, goformat, log
 from .devices import NoDriver, SimulatedDriver
 from .server import OllamaServer
 from .version import VERSION
@@ -123,6 +123,7 @@ def simulated_driver(root: Path) -> SimulatedDriver:
 
 
 def _serve(values: list[str], flags: set[str]) -> None:
+    log.configure()
     settings = environment.read_environment(os.environ)
     _make_keys(settings.home / ".ollama")
     try:

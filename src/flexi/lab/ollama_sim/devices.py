@@ -95,8 +95,9 @@ class Discovery:
     without a word, as the real server does.
     """
 
-    def __init__(self, driver: SimulatedDriver, visible: str | None, version: str) -> None:
+    def __init__(self, driver: SimulatedDriver, visible: str | None, version: str, main_memory: int) -> None:
         self._driver = driver
+        self._main_memory = main_memory
         self._visible = visible
         self._version = version
         self.devices: tuple[Device, ...] = ()
@@ -133,8 +134,9 @@ class Discovery:
                 available=human_bytes2(device.free),
             )
         if not found:
+            total = human_bytes2(self._main_memory)
             log.info("inference compute", id="cpu", library="cpu", compute="", name="cpu", description="cpu",
-                     libdirs="ollama", driver="", pci_id="", type="", total="", available="")  # fmt: skip
+                     libdirs="ollama", driver="", pci_id="", type="", total=total, available=total)  # fmt: skip
 
     def refresh(self) -> tuple[Device, ...]:
         """The GPUs of the start with the memory that is free now."""
@@ -159,8 +161,7 @@ class Discovery:
     def _query(self) -> tuple[Device, ...]:
         try:
             gpus = self._driver.gpus(self._visible)
-        except Exception as error:  # see `lost`
-            log.info("failure during GPU discovery", error=error)
+        except Exception:  # see `lost`; the real server does not say a word either
             return ()
         return tuple(
             Device(

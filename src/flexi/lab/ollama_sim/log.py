@@ -1,17 +1,21 @@
-"""Log lines in the shape of Go's log/slog text handler, to standard error (the journal, under systemd).
+"""Log lines in the shape of Go's log/slog text handler, and gin's lines for requests.
 
-Source: logutil/logutil.go.
+As in the real one the former go to standard error, the latter to standard output (both to the journal, under
+systemd), once `configure` has been called. Source: logutil/logutil.go.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sys
 from typing import Any
 
 from .goformat import now_ns, rfc3339
 
+_LOG = logging.getLogger("ollama")
+_REQUESTS = logging.getLogger("ollama.requests")
 _PLAIN = re.compile(r"[^\s\"=]+")
 
 
@@ -24,21 +28,31 @@ def line(level: str, message: str, **fields: Any) -> str:
 
 
 def info(message: str, **fields: Any) -> None:
-    _write(line("INFO", message, **fields))
+    _LOG.info(line("INFO", message, **fields))
 
 
 def warn(message: str, **fields: Any) -> None:
-    _write(line("WARN", message, **fields))
+    _LOG.warning(line("WARN", message, **fields))
 
 
 def error(message: str, **fields: Any) -> None:
-    _write(line("ERROR", message, **fields))
+    _LOG.error(line("ERROR", message, **fields))
+
+
+def request(text: str) -> None:
+    """One request that has been answered."""
+    _REQUESTS.info(text)
+
+
+def configure() -> None:
+    """Write the lines out; called by the command, not by tests."""
+    for logger, stream in ((_LOG, sys.stderr), (_REQUESTS, sys.stdout)):
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
 
 
 def _quote(text: str) -> str:
     return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
-
-
-def _write(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()

@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
@@ -57,7 +57,7 @@ class OllamaServer:
     def __init__(self, environment: Environment, driver: SimulatedDriver, version: str) -> None:
         self.environment = environment
         self.version = version
-        self._discovery = Discovery(driver, environment.visible_devices, version)
+        self._discovery = Discovery(driver, environment.visible_devices, version, environment.system_memory)
         self._scheduler = Scheduler(environment, self._discovery, VramLedger(driver))
         self._store = Store(environment.models)
         self._api = Api(environment, self._store, self._scheduler, version)
@@ -67,10 +67,23 @@ class OllamaServer:
         self.url = f"http://{environment.connect_host}:{self.port}"
         self._thread: threading.Thread | None = None
         self.closing = threading.Event()
+        self._count = threading.Lock()
+        self.active_requests = 0
+        """Requests that are being answered at this moment."""
 
     @property
     def listens_on_loopback(self) -> bool:
         return ipaddress.ip_address(str(self._http.server_address[0])).is_loopback
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[None]:
+        with self._count:
+            self.active_requests += 1
+        try:
+            yield
+        finally:
+            with self._count:
+                self.active_requests -= 1
 
     def prepare(self) -> None:
         """What the real server does and logs before it answers: settings, prune, discovery, default context."""
@@ -180,7 +193,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         started = time.monotonic()
         self._status = 0
         try:
-            self._dispatch()
+            with self.server.ollama.counted():
+                self._dispatch()
         except (ClientGoneError, ConnectionError):
             self._status = self._status or 499
             self.close_connection = True
@@ -190,8 +204,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             moment = time.strftime("%Y/%m/%d - %H:%M:%S")
             took = time.monotonic() - started
             what = f'{self.client_address[0]} | {self.command} "{self.path}"'
-            sys.stdout.write(f"[GIN] {moment} | {self._status} | {took:.6f}s | {what}\n")
-            sys.stdout.flush()
+            log.request(f"[GIN] {moment} | {self._status} | {took:.6f}s | {what}")
 
     def _dispatch(self) -> None:
         body = self._read_body()

@@ -1,0 +1,82 @@
+"""What the contract tests talk to: a real Ollama, if FLEXI_OLLAMA_URL names one, or else the simulated one.
+
+Against a real server:
+
+    FLEXI_OLLAMA_URL=http://127.0.0.1:11434 FLEXI_OLLAMA_MODEL=llama3.2:1b FLEXI_OLLAMA_EMBEDDING_MODEL=all-minilm \
+        .venv/bin/pytest tests/contract
+
+FLEXI_OLLAMA_MODEL must be a model that writes and has no tool or thinking ability where a test says so; both models
+must be there already. Tests that pull need the server to reach this machine's loopback.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from flexi.data import CATALOGUE
+from flexi.lab.ollama_sim import catalogue, registry, testing
+
+REAL_URL = os.environ.get("FLEXI_OLLAMA_URL", "")
+TOOL_MODEL = "mistral:7b"
+
+
+@pytest.fixture(scope="session")
+def models_registry() -> Iterator[registry.Registry]:
+    names = ("llama3:8b", TOOL_MODEL, "nomic-embed-text:latest", "phi3:3.8b")
+    server = registry.serve("127.0.0.1", 0, {name: catalogue.spec_of(name, CATALOGUE[name]) for name in names})
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def ollama_url(models_registry: registry.Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Base URL of the server under test."""
+    if REAL_URL:
+        yield REAL_URL.rstrip("/")
+        return
+    machine = testing.Machine(tmp_path_factory.mktemp("machine"), [("NVIDIA A40", 46068)])
+    server = testing.start_server(machine, {"OLLAMA_CONTEXT_LENGTH": "4096", "OLLAMA_NUM_PARALLEL": "2"})
+    with httpx.Client(base_url=server.url, timeout=30) as client:
+        for name in ("llama3:8b", TOOL_MODEL, "nomic-embed-text:latest"):
+            source = f"127.0.0.1:{models_registry.port}/library/{name}"
+            pulled = client.post("/api/pull", json={"model": source, "insecure": True, "stream": False})
+            assert pulled.json() == {"status": "success"}, pulled.text
+            assert client.post("/api/copy", json={"source": source, "destination": name}).status_code == 200
+            client.request("DELETE", "/api/delete", json={"model": source})
+    yield server.url
+    server.close()
+
+
+@pytest.fixture
+def http(ollama_url: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=ollama_url, timeout=120) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def model() -> str:
+    """A model that writes."""
+    return os.environ.get("FLEXI_OLLAMA_MODEL", "llama3.2:1b" if REAL_URL else "llama3:8b")
+
+
+@pytest.fixture(scope="session")
+def embedding_model() -> str:
+    """A model that only embeds."""
+    return os.environ.get("FLEXI_OLLAMA_EMBEDDING_MODEL", "nomic-embed-text")
+
+
+@pytest.fixture
+def source(ollama_url: str, models_registry: registry.Registry) -> Iterator[str]:
+    """Full name of a model in the registry, which the server has not got (any more)."""
+    if urlsplit(ollama_url).hostname not in ("127.0.0.1", "localhost"):
+        pytest.skip("the server cannot reach a registry on this machine")
+    name = f"127.0.0.1:{models_registry.port}/library/phi3:3.8b"
+    httpx.request("DELETE", f"{ollama_url}/api/delete", json={"model": name})
+    yield name
+    models_registry.faults = registry.Faults()
+    httpx.request("DELETE", f"{ollama_url}/api/delete", json={"model": name})
