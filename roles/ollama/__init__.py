@@ -2,7 +2,7 @@
 
 from pyinfra import host
 from pyinfra.api import deploy
-from pyinfra.operations import files, server, systemd
+from pyinfra.operations import apt, files, server, systemd
 from pyinfra.operations.util import any_changed
 
 from flexi.operations.ollama import current_release, environment_file, release
@@ -29,6 +29,7 @@ def install(plan: OllamaPlan) -> None:
     files.directory(name="Make the directory of the homes", path=HOMES, mode="0755")
     files.directory(name="Make the directory of the environments", path="/etc/ollama", mode="0755")
 
+    apt.packages(name="Install what unpacks a release", packages=list(plan.packages), no_recommends=True)
     release(name=f"Unpack Ollama {plan.version}, its digest checked", plan=plan)
     switched = current_release(name=f"Make {plan.version} the current release", version=plan.version)
     unit = files.put(
