@@ -13,9 +13,11 @@ them can disagree. The state lives in files below one root, which tests point at
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,10 @@ LIB_RM_VERSION_MISMATCH = 18
 
 IDLE_MIB = 1
 """What an idle GPU without a display reports as used."""
+
+
+BUSY_S = 1.0
+"""NVML's sampling period is between a sixth of a second and one second (nvmlDeviceGetUtilizationRates)."""
 
 
 class DriverError(Exception):
@@ -197,6 +203,20 @@ class Driver:
         draft = path.with_suffix(".tmp")
         draft.write_text(json.dumps(mib), encoding="utf-8")
         draft.replace(path)
+
+    def computing(self) -> None:
+        """Say that this process computes now on the GPUs it holds; worth a second of `utilization.gpu`."""
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(self._held / f"{os.getpid()}.json")
+
+    def busy(self) -> set[str]:
+        """UUIDs of the GPUs on which somebody computed (or moved memory) within the last second."""
+        found = set()
+        for process in self.processes():
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - (self._held / f"{process.pid}.json").stat().st_mtime < BUSY_S:
+                    found.add(process.gpu_uuid)
+        return found
 
     def release(self, pid: int | None = None) -> None:
         """Give back all VRAM of a process; a second time is harmless."""

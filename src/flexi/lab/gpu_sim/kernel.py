@@ -1,0 +1,104 @@
+"""The kernel side of the simulated driver: what loading nvidia.ko at boot leaves behind.
+
+Run once at every boot by the base image's `flexi-lab-boot.service`, never later: installing or upgrading packages
+changes the files that the next boot loads from, not what runs, exactly as with real modules in use.
+
+    usr/lib/flexi-lab/kernels/<release>              an installed kernel (linux-image-<release>)
+    usr/lib/flexi-lab/modules/<release>/<branch>.json  NVIDIA modules built for it (linux-modules-nvidia-*)
+    usr/lib/flexi-lab/kernel-common.json             the branch that modprobe is told to load (nvidia-kernel-common-*)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .driver import Driver
+
+NVIDIA_MAJOR = 195
+"""The character devices' major number (Linux: Documentation/admin-guide/devices.txt)."""
+UVM_MAJOR = 510
+"""Dynamic on real machines; any number without a driver behind it does here."""
+EVERYONE = 0o666
+
+MakeNode = Callable[[Path, int, int], None]
+
+
+def installed_kernel(root: Path) -> str | None:
+    """The kernel that the boot loader would start: the newest installed one."""
+    names = [path.name for path in (root / "usr/lib/flexi-lab/kernels").glob("*")]
+    return max(names, key=_version_key, default=None)
+
+
+def loadable_version(root: Path) -> str | None:
+    """Version of the NVIDIA modules for that kernel; None where there are none."""
+    kernel = installed_kernel(root)
+    if kernel is None:
+        return None
+    built = [_json(path)["version"] for path in (root / "usr/lib/flexi-lab/modules" / kernel).glob("*.json")]
+    wanted = root / "usr/lib/flexi-lab/kernel-common.json"
+    if wanted.exists() and _json(wanted)["version"] in built:
+        return str(_json(wanted)["version"])
+    return max(built, key=_version_key, default=None)
+
+
+def make_node(path: Path, major: int, minor: int) -> None:
+    """A character device that everyone may open."""
+    path.unlink(missing_ok=True)
+    os.mknod(path, EVERYONE | stat.S_IFCHR, os.makedev(major, minor))
+    path.chmod(EVERYONE)
+
+
+def load(root: Path, node: MakeNode = make_node) -> str | None:
+    """Load the driver as this boot finds it; its version, or None where no modules fit the kernel."""
+    held = root / "dev/shm/flexi-lab"
+    held.mkdir(parents=True, exist_ok=True)
+    held.chmod(0o1777)
+    version = loadable_version(root)
+    if version is None:
+        return None
+    driver = Driver(root)
+    lost = driver.faults().lost
+    cards = [card for card in driver.hardware() if card["uuid"] not in lost]
+    state = root / "run/flexi-lab"
+    (state / "proc-driver/nvidia/gpus").mkdir(parents=True, exist_ok=True)
+    for card in cards:
+        information = state / "proc-driver/nvidia/gpus" / card["pci_bus_id"].lower()[4:] / "information"
+        information.parent.mkdir(exist_ok=True)
+        information.write_text(f"Model: \t\t {card['name']}\nGPU UUID: \t {card['uuid']}\n")
+        node(root / f"dev/nvidia{card['index']}", NVIDIA_MAJOR, int(card["index"]))
+    node(root / "dev/nvidiactl", NVIDIA_MAJOR, 255)
+    node(root / "dev/nvidia-uvm", UVM_MAJOR, 0)
+    (state / "proc-driver/nvidia/version").write_text(
+        f"NVRM version: NVIDIA UNIX x86_64 Kernel Module  {version}  (simulated)\nGCC version:  none\n"
+    )
+    (state / "kernel.json").write_text(json.dumps({"version": version, "probed": [card["uuid"] for card in cards]}))
+    return version
+
+
+def main() -> int:
+    version = load(Path("/"))
+    if version is None:
+        print("no NVIDIA modules for the installed kernel", file=sys.stderr)
+        return 0
+    print(f"NVRM: loading NVIDIA UNIX x86_64 Kernel Module  {version}")
+    subprocess.run(["mount", "--bind", "/run/flexi-lab/proc-driver", "/proc/driver"], check=True)
+    # udev's rule for the card does this on a real machine.
+    if Path("/lib/systemd/system/nvidia-persistenced.service").exists():
+        subprocess.run(["systemctl", "start", "--no-block", "nvidia-persistenced.service"], check=False)
+    return 0
+
+
+def _version_key(text: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", text)]
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,302 @@
+"""The simulated `nvidia-smi`: the options and fields that flexi and an admin's hand use, everything else refused.
+
+Sources: `nvidia-smi --help-query-gpu`, `man nvidia-smi` (RETURN VALUE), published outputs of driver 535.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .driver import GPU_IS_LOST, NO_PERMISSION, NOT_FOUND, ComputeProcess, Driver, DriverError, Gpu
+
+BAD_ARGUMENT = 2
+PERSISTENCE_FILE = "run/flexi-lab/persistence.json"
+
+# Watts and degrees that published outputs show for an idle card.
+IDLE_W, IDLE_C, BUSY_C = 22.0, 34, 63
+POWER_LIMIT_W = {"NVIDIA RTX A5000": 230.0, "NVIDIA A40": 300.0}
+DEFAULT_POWER_LIMIT_W = 250.0
+
+# CUDA that a driver branch brings (NVIDIA's CUDA toolkit release notes, table of driver versions).
+CUDA_OF_BRANCH = {535: "12.2", 550: "12.4", 570: "12.8", 580: "13.0"}
+
+
+class UsageError(Exception):
+    """The command line is wrong; the message is for stdout, `code` the exit status."""
+
+    def __init__(self, message: str, code: int = BAD_ARGUMENT) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Card:
+    """A GPU with what only nvidia-smi tells of it."""
+
+    gpu: Gpu
+    driver_version: str
+    persistence: bool
+    busy: bool
+
+
+Field_ = Callable[[Card], str]
+
+# Name -> (unit, value). The unit is in the header and, without `nounits`, behind each number.
+FIELDS: dict[str, tuple[str, Field_]] = {
+    "index": ("", lambda c: str(c.gpu.index)),
+    "uuid": ("", lambda c: c.gpu.uuid),
+    "name": ("", lambda c: c.gpu.name),
+    "pci.bus_id": ("", lambda c: c.gpu.pci_bus_id),
+    "driver_version": ("", lambda c: c.driver_version),
+    "compute_cap": ("", lambda c: c.gpu.compute_cap),
+    "persistence_mode": ("", lambda c: "Enabled" if c.persistence else "Disabled"),
+    "memory.total": ("MiB", lambda c: str(c.gpu.memory_total_mib)),
+    "memory.used": ("MiB", lambda c: str(c.gpu.memory_used_mib)),
+    "memory.free": ("MiB", lambda c: str(c.gpu.memory_free_mib)),
+    "utilization.gpu": ("%", lambda c: "100" if c.busy else "0"),
+    "temperature.gpu": ("", lambda c: str(BUSY_C if c.busy else IDLE_C)),
+    "power.draw": ("W", lambda c: f"{_limit(c) * 0.9 if c.busy else IDLE_W:.2f}"),
+    "power.limit": ("W", lambda c: f"{_limit(c):.2f}"),
+    "ecc.mode.current": ("", lambda c: "Enabled" if _has_ecc(c) else "Disabled"),
+    "ecc.errors.uncorrected.volatile.total": ("", lambda c: str(c.gpu.ecc_uncorrected) if _has_ecc(c) else "[N/A]"),
+}
+ALIASES = {"gpu_name": "name", "gpu_uuid": "uuid", "gpu_bus_id": "pci.bus_id"}
+
+APP_FIELDS: dict[str, tuple[str, Callable[[ComputeProcess], str]]] = {
+    "pid": ("", lambda p: str(p.pid)),
+    "gpu_uuid": ("", lambda p: p.gpu_uuid),
+    "used_memory": ("MiB", lambda p: str(p.used_mib)),
+    "used_gpu_memory": ("MiB", lambda p: str(p.used_mib)),
+}
+
+
+@dataclass
+class Options:
+    """The parsed command line."""
+
+    list_gpus: bool = False
+    query_gpu: str | None = None
+    query_apps: str | None = None
+    format: list[str] = field(default_factory=list)
+    ids: str | None = None
+    persistence: str | None = None
+
+
+def parse(arguments: list[str]) -> Options:
+    """Options of a command line; UsageError in nvidia-smi's words for anything unknown."""
+    options = Options()
+    names = {
+        "--query-gpu": "query_gpu",
+        "--query-compute-apps": "query_apps",
+        "--format": "format",
+        "--id": "ids",
+        "-i": "ids",
+        "--persistence-mode": "persistence",
+        "-pm": "persistence",
+    }
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        name, equals, value = argument.partition("=")
+        if argument in ("-L", "--list-gpus"):
+            options.list_gpus = True
+        elif name in names:
+            if not equals:
+                if not rest:
+                    raise UsageError(f"Option {name} is missing its value.")
+                value = rest.pop(0)
+            setattr(options, names[name], value.split(",") if name == "--format" else value)
+        else:
+            raise UsageError(
+                f"Invalid combination of input arguments. Please run 'nvidia-smi -h' for help.\n(simulated: {argument})"
+            )
+    for word in options.format:
+        if word not in ("csv", "noheader", "nounits"):
+            raise UsageError(f'"{word}" is not a valid format option.')
+    asked = options.query_gpu is not None or options.query_apps is not None
+    if asked and "csv" not in options.format:
+        raise UsageError('"--format=" switch is missing. "--format=csv" is supported.')
+    return options
+
+
+def run(arguments: list[str], driver: Driver) -> tuple[str, int]:
+    """What nvidia-smi prints and its exit status."""
+    try:
+        options = parse(arguments)
+        version = driver.version()
+        gpus = _selected(driver.inventory(), options.ids)
+        if options.persistence is not None:
+            return _set_persistence(driver, gpus, options.persistence)
+        if options.list_gpus:
+            return _list(gpus)
+        if options.query_apps is not None:
+            _refuse_lost(gpus)
+            return _apps(driver, gpus, options), 0
+        cards = _cards(driver, gpus, version)
+        if options.query_gpu is not None:
+            return _query(cards, options), 0
+        return _table(cards, driver, version), 0
+    except (DriverError, UsageError) as error:
+        return f"{error}\n", error.code
+
+
+def main(arguments: list[str]) -> int:
+    text, status = run(arguments, Driver(Path("/")))
+    sys.stdout.write(text)
+    return status
+
+
+def set_persistence(driver: Driver, enabled: bool) -> None:
+    path = driver.root / PERSISTENCE_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"enabled": enabled}))
+
+
+def _selected(gpus: list[Gpu], ids: str | None) -> list[Gpu]:
+    if not gpus:
+        raise UsageError("No devices were found", NOT_FOUND)
+    if ids is None:
+        return gpus
+    chosen = []
+    for entry in ids.split(","):
+        found = [g for g in gpus if entry in (str(g.index), g.uuid, g.pci_bus_id)]
+        if not found:
+            raise UsageError("No devices were found", NOT_FOUND)
+        chosen += found
+    return chosen
+
+
+def _lost_message(gpu: Gpu) -> str:
+    return (
+        f"Unable to determine the device handle for GPU{gpu.pci_bus_id[4:]}: GPU is lost.  "
+        "Reboot the system to recover this GPU"
+    )
+
+
+def _refuse_lost(gpus: list[Gpu]) -> None:
+    """One lost GPU makes every question about the whole host fail; `-i` of a healthy one still works."""
+    for gpu in gpus:
+        if gpu.lost:
+            raise DriverError(_lost_message(gpu), GPU_IS_LOST)
+
+
+def _list(gpus: list[Gpu]) -> tuple[str, int]:
+    lines = [_lost_message(g) if g.lost else f"GPU {g.index}: {g.name} (UUID: {g.uuid})" for g in gpus]
+    return "\n".join(lines) + "\n", GPU_IS_LOST if any(g.lost for g in gpus) else 0
+
+
+def _cards(driver: Driver, gpus: list[Gpu], version: str) -> list[Card]:
+    _refuse_lost(gpus)
+    path = driver.root / PERSISTENCE_FILE
+    persistence = path.exists() and bool(json.loads(path.read_text())["enabled"])
+    busy = driver.busy()
+    return [Card(gpu, version, persistence, gpu.uuid in busy) for gpu in gpus]
+
+
+def _csv(header: list[str], rows: list[list[str]], options: Options) -> str:
+    lines = [] if "noheader" in options.format else [header]
+    return "".join(", ".join(line) + "\n" for line in lines + rows)
+
+
+def _unit(value: str, unit: str, options: Options) -> str:
+    return value if not unit or "nounits" in options.format or value.startswith("[") else f"{value} {unit}"
+
+
+def _query(cards: list[Card], options: Options) -> str:
+    names = [ALIASES.get(name.strip(), name.strip()) for name in (options.query_gpu or "").split(",")]
+    for name in names:
+        if name not in FIELDS:
+            raise UsageError(f'Field "{name}" is not a valid field to query.\n')
+    header = [f"{name} [{FIELDS[name][0]}]" if FIELDS[name][0] else name for name in names]
+    rows = [[_unit(FIELDS[name][1](card), FIELDS[name][0], options) for name in names] for card in cards]
+    return _csv(header, rows, options)
+
+
+def _apps(driver: Driver, gpus: list[Gpu], options: Options) -> str:
+    names = [name.strip() for name in (options.query_apps or "").split(",")]
+    for name in names:
+        if name not in APP_FIELDS:
+            raise UsageError(f'Field "{name}" is not a valid field to query.\n')
+    uuids = {gpu.uuid for gpu in gpus}
+    header = [f"{name} [{APP_FIELDS[name][0]}]" if APP_FIELDS[name][0] else name for name in names]
+    rows = [
+        [_unit(APP_FIELDS[name][1](process), APP_FIELDS[name][0], options) for name in names]
+        for process in driver.processes()
+        if process.gpu_uuid in uuids
+    ]
+    return _csv(header, rows, options)
+
+
+def _set_persistence(driver: Driver, gpus: list[Gpu], value: str) -> tuple[str, int]:
+    if value not in ("0", "1", "DISABLED", "ENABLED"):
+        raise UsageError(f"Invalid argument: {value}")
+    if os.geteuid() != 0:
+        return (
+            f"Unable to set persistence mode for GPU {gpus[0].pci_bus_id}: Insufficient Permissions\n"
+            "Terminating early due to previous error.\n",
+            NO_PERMISSION,
+        )
+    enabled = value in ("1", "ENABLED")
+    set_persistence(driver, enabled)
+    word = "Enabled" if enabled else "Disabled"
+    return "".join(f"{word} persistence mode for GPU {g.pci_bus_id}.\n" for g in gpus) + "All done.\n", 0
+
+
+def _table(cards: list[Card], driver: Driver, version: str) -> str:
+    cuda = CUDA_OF_BRANCH.get(int(version.split(".")[0]), "N/A")
+    line = "+" + "-" * 39 + "+" + "-" * 22 + "+" + "-" * 22 + "+"
+    heading = f"NVIDIA-SMI {version}"
+    out = [
+        time.strftime("%a %b %e %H:%M:%S %Y"),
+        "+" + "-" * 85 + "+",
+        f"| {f'{heading:<38}Driver Version: {version:<14}CUDA Version: {cuda}':<83} |",
+        line.replace("+", "|", 1)[:-1] + "|",
+        f"| {'GPU  Name':<24}{'Persistence-M':<13} | {'Bus-Id':<13}{'Disp.A':>7} | {'Volatile Uncorr. ECC':>20} |",
+        f"| {'Fan  Temp   Perf':<20}{'Pwr:Usage/Cap':>17} | {'Memory-Usage':>20} | {'GPU-Util  Compute M.':>20} |",
+        line.replace("-", "=").replace("+", "|"),
+    ]
+    for card in cards:
+        gpu = card.gpu
+        ecc = FIELDS["ecc.errors.uncorrected.volatile.total"][1](card)
+        ecc = "Off" if ecc == "[N/A]" else ecc
+        power = f"{float(FIELDS['power.draw'][1](card)):.0f}W / {_limit(card):.0f}W"
+        memory = f"{gpu.memory_used_mib}MiB / {gpu.memory_total_mib}MiB"
+        heat = f"{FIELDS['temperature.gpu'][1](card)}C"
+        out += [
+            f"| {gpu.index:>3}  {gpu.name:<27}{'On' if card.persistence else 'Off':>5} "
+            f"| {gpu.pci_bus_id:<16} {'Off':>3} | {ecc:>20} |",
+            f"| {'N/A':>3} {heat:>5}    {'P0' if card.busy else 'P8':<7}{power:>17} | {memory:>20} "
+            f"| {FIELDS['utilization.gpu'][1](card) + '%':>8} {'Default':>11} |",
+            line,
+        ]
+    shown = {card.gpu.uuid: card.gpu.index for card in cards}
+    processes = [p for p in driver.processes() if p.gpu_uuid in shown]
+    frame = "+" + "-" * 85 + "+"
+    out += [
+        "",
+        frame,
+        f"| {'Processes:':<83} |",
+        f"| {' GPU        PID   Type   Process name':<70}{'GPU Memory':>13} |",
+    ]
+    out.append(frame.replace("-", "=").replace("+", "|"))
+    for process in processes:
+        left = f"{shown[process.gpu_uuid]:>4} {process.pid:>10}      C   compute"
+        out.append(f"| {left:<70}{process.used_mib:>10}MiB |")
+    if not processes:
+        out.append(f"| {' No running processes found':<83} |")
+    return "\n".join([*out, frame]) + "\n"
+
+
+def _limit(card: Card) -> float:
+    return POWER_LIMIT_W.get(card.gpu.name, DEFAULT_POWER_LIMIT_W)
+
+
+def _has_ecc(card: Card) -> bool:
+    """The data-centre cards have ECC on; workstation cards leave the factory with it off."""
+    return not card.gpu.name.startswith("NVIDIA RTX") or card.gpu.ecc_uncorrected > 0

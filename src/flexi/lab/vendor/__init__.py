@@ -1,0 +1,1 @@
+"""Stub packages under the vendors' real names, and the repositories that serve them."""
