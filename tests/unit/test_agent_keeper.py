@@ -77,25 +77,30 @@ def env_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def make(env_file: Path) -> Iterator[Any]:
+def ollama() -> Iterator[FakeOllama]:
+    """The instance; set its switches before a keeper starts on it."""
+    with fake_ollama() as fake:
+        yield fake
+
+
+@pytest.fixture
+def make(ollama: FakeOllama, env_file: Path) -> Iterator[Any]:
     rigs: list[Rig] = []
-    with fake_ollama() as ollama:
 
-        def build(*models: ModelConfig, stored: tuple[str, ...] = (), gpus: GpuReport | str | None = ALL) -> Rig:
-            ollama.stored = dict.fromkeys(stored, "2026-01-01T00:00:00Z")
-            rigs.append(Rig(ollama, env_file, models or (model(),), report(*UUIDS) if isinstance(gpus, str) else gpus))
-            return rigs[-1]
+    def build(*models: ModelConfig, stored: tuple[str, ...] = (), gpus: GpuReport | str | None = ALL) -> Rig:
+        ollama.stored.update(dict.fromkeys(stored, "2026-01-01T00:00:00Z"))
+        rigs.append(Rig(ollama, env_file, models or (model(),), report(*UUIDS) if isinstance(gpus, str) else gpus))
+        return rigs[-1]
 
-        yield build
-        for rig in rigs:
-            rig.keeper.stop()
+    yield build
+    for rig in rigs:
+        rig.keeper.stop()
 
 
-def test_a_missing_model_is_downloaded_then_loaded_then_ready(make: Any) -> None:
-    rig = make()
-    ollama = rig.ollama
+def test_a_missing_model_is_downloaded_then_loaded_then_ready(make: Any, ollama: FakeOllama) -> None:
     ollama.pull_may_go_on.clear()
     ollama.load_may_go_on.clear()
+    rig = make()
     until(lambda: (rig.model() or ModelView("", Phase.STARTING)).total == 1000, "both layers counted")
     assert (rig.model().phase, rig.model().completed) == (Phase.DOWNLOADING, 300)
     assert rig.view().phase is Phase.READY, "an instance that downloads still serves its other models"
@@ -108,159 +113,160 @@ def test_a_missing_model_is_downloaded_then_loaded_then_ready(make: Any) -> None
     assert dict(ollama.calls)["/api/generate"] == {"model": LLAMA, "keep_alive": -1}, "options would force a reload"
 
 
-def test_a_mirrors_long_name_becomes_the_right_one(make: Any) -> None:
+def test_a_mirrors_long_name_becomes_the_right_one(make: Any, ollama: FakeOllama) -> None:
     source = "10.87.0.2:5000/library/llama3:8b"
     rig = make(model(source=source, insecure=True))
     rig.until_model(Phase.READY)
-    until(lambda: list(rig.ollama.stored) == [LLAMA], "the long name is gone")
-    pull = dict(rig.ollama.calls)["/api/pull"]
+    until(lambda: list(ollama.stored) == [LLAMA], "the long name is gone")
+    pull = dict(ollama.calls)["/api/pull"]
     assert pull == {"model": source, "insecure": True, "stream": True}
 
 
-def test_a_rename_that_was_cut_off_is_finished_without_a_second_download(make: Any) -> None:
+def test_a_rename_that_was_cut_off_is_finished_without_a_second_download(make: Any, ollama: FakeOllama) -> None:
     source = "10.87.0.2:5000/library/llama3:8b"
     rig = make(model(source=source), stored=(source,))
     rig.until_model(Phase.READY)
-    until(lambda: list(rig.ollama.stored) == [LLAMA], "the long name is gone")
-    assert "/api/pull" not in rig.ollama.paths()
+    until(lambda: list(ollama.stored) == [LLAMA], "the long name is gone")
+    assert "/api/pull" not in ollama.paths()
 
 
-def test_an_error_inside_the_stream_is_a_fault_in_words_and_tried_again(make: Any) -> None:
+def test_an_error_inside_the_stream_is_a_fault_in_words_and_tried_again(make: Any, ollama: FakeOllama) -> None:
+    ollama.pull_errors[:] = ["write /models: no space left on device"] * 3
     rig = make(stored=())
-    rig.ollama.pull_errors[:] = ["write /models: no space left on device"] * 3
     rig.until_model(Phase.FAULT, reason="no space left on device")
     rig.until_model(Phase.READY)
-    assert rig.ollama.paths().count("/api/pull") >= 2
+    assert ollama.paths().count("/api/pull") >= 2
 
 
-def test_a_stream_that_ends_without_success_is_a_fault(make: Any) -> None:
+def test_a_stream_that_ends_without_success_is_a_fault(make: Any, ollama: FakeOllama) -> None:
+    ollama.pull_errors[:] = ["", ""]
     rig = make()
-    rig.ollama.pull_errors[:] = ["", ""]
     rig.until_model(Phase.FAULT, reason="broke off")
     rig.until_model(Phase.READY)
 
 
-def test_a_failed_load_is_a_fault_in_words_and_tried_again(make: Any) -> None:
+def test_a_failed_load_is_a_fault_in_words_and_tried_again(make: Any, ollama: FakeOllama) -> None:
+    ollama.load_errors[:] = ["llama runner process has terminated: exit status 2"] * 2
     rig = make(stored=(LLAMA,))
-    rig.ollama.load_errors[:] = ["llama runner process has terminated: exit status 2"] * 2
     rig.until_model(Phase.FAULT, reason="llama runner process has terminated")
     rig.until_model(Phase.READY)
 
 
-def test_an_embedding_model_is_loaded_through_embed(make: Any) -> None:
+def test_an_embedding_model_is_loaded_through_embed(make: Any, ollama: FakeOllama) -> None:
+    ollama.embedding.add("nomic:latest")
     rig = make(model("nomic:latest", embedding=True), stored=("nomic:latest",))
-    rig.ollama.embedding.add("nomic:latest")
     rig.until_model(Phase.READY, "nomic:latest")
-    assert rig.ollama.paths() == ["/api/embed"]
+    assert ollama.paths() == ["/api/embed"]
 
 
-def test_names_without_a_tag_mean_latest(make: Any) -> None:
+def test_names_without_a_tag_mean_latest(make: Any, ollama: FakeOllama) -> None:
+    ollama.make_resident("mistral:latest")
     rig = make(model("Mistral"), stored=("mistral:latest",))
-    rig.ollama.stored["Mistral"] = rig.ollama.stored["mistral:latest"]
-    rig.ollama.make_resident("mistral:latest")
     rig.until_model(Phase.READY, "Mistral")
+    assert ollama.calls == [], "neither downloaded nor loaded once more"
 
 
-def test_models_are_loaded_one_after_the_other_in_their_order(make: Any) -> None:
+def test_models_are_loaded_one_after_the_other_in_their_order(make: Any, ollama: FakeOllama) -> None:
     names = ("big:70b", LLAMA, "phi3:latest")
     rig = make(*(model(name) for name in names), stored=names)
     for name in names:
         rig.until_model(Phase.READY, name)
-    assert rig.ollama.loads() == list(names)
+    assert ollama.loads() == list(names)
 
 
-def test_an_unload_by_hand_heals(make: Any) -> None:
+def test_an_unload_by_hand_heals(make: Any, ollama: FakeOllama) -> None:
     rig = make(stored=(LLAMA,))
     rig.until_model(Phase.READY)
-    rig.ollama.resident.clear()
-    until(lambda: len(rig.ollama.loads()) == 2, "it is loaded again")
+    ollama.resident.clear()
+    until(lambda: len(ollama.loads()) == 2, "it is loaded again")
     rig.until_model(Phase.READY)
 
 
-def test_a_short_keep_alive_is_renewed_while_the_model_goes_on_serving(make: Any) -> None:
+def test_a_short_keep_alive_is_renewed_while_the_model_goes_on_serving(make: Any, ollama: FakeOllama) -> None:
     rig = make(stored=(LLAMA,))
     rig.until_model(Phase.READY)
-    rig.ollama.load_may_go_on.clear()
-    rig.ollama.make_resident(LLAMA, expires_at=SOON)
-    until(lambda: len(rig.ollama.loads()) == 2, "keep-alive was renewed")
+    ollama.load_may_go_on.clear()
+    ollama.make_resident(LLAMA, expires_at=SOON)
+    until(lambda: len(ollama.loads()) == 2, "keep-alive was renewed")
     assert rig.model().phase is Phase.READY
-    rig.ollama.load_may_go_on.set()
+    ollama.load_may_go_on.set()
     until(lambda: (rig.model().expires_at or "").startswith("23"), "it stays for ever again")
 
 
-def test_two_models_that_push_each_other_out_do_so_ever_more_slowly(make: Any) -> None:
+def test_two_models_that_push_each_other_out_do_so_ever_more_slowly(make: Any, ollama: FakeOllama) -> None:
     names = (LLAMA, "big:70b")
+    ollama.room_for = 1
     rig = make(*(model(name) for name in names), stored=names)
-    rig.ollama.room_for = 1
     until(lambda: any("is there room for it" in line for line in rig.log), "the log says that they do not fit together")
 
 
-def test_a_killed_instance_starts_and_is_ready_again(make: Any) -> None:
+def test_a_killed_instance_starts_and_is_ready_again(make: Any, ollama: FakeOllama) -> None:
     rig = make(stored=(LLAMA,))
     rig.until_model(Phase.READY)
-    rig.ollama.kill()
+    ollama.kill()
     rig.until_model(Phase.STARTING, reason="not running")
     assert rig.view().phase is Phase.STARTING
-    rig.ollama.start()
+    ollama.start()
     rig.until_model(Phase.READY)
 
 
-def test_a_hung_instance_is_a_fault_and_recovers(make: Any) -> None:
+def test_a_hung_instance_is_a_fault_and_recovers(make: Any, ollama: FakeOllama) -> None:
     rig = make(stored=(LLAMA,))
     rig.until_model(Phase.READY)
-    rig.ollama.may_answer.clear()
+    ollama.may_answer.clear()
     rig.until_model(Phase.FAULT, reason="does not answer: /api/version gives no answer in 0.2 s")
-    rig.ollama.may_answer.set()
+    ollama.may_answer.set()
     rig.until_model(Phase.READY)
-    assert rig.ollama.loads() == [LLAMA], "nothing was lost, so nothing is loaded again"
+    assert ollama.loads() == [LLAMA], "nothing was lost, so nothing is loaded again"
 
 
-def test_an_unload_is_healed_while_another_model_is_being_downloaded(make: Any) -> None:
+def test_an_unload_is_healed_while_another_model_is_being_downloaded(make: Any, ollama: FakeOllama) -> None:
+    ollama.pull_may_go_on.clear()
     rig = make(model(), model("big:70b"), stored=(LLAMA,))
-    rig.ollama.pull_may_go_on.clear()
     rig.until_model(Phase.DOWNLOADING, "big:70b")
     rig.until_model(Phase.READY)
-    rig.ollama.resident.clear()
-    until(lambda: rig.ollama.loads() == [LLAMA] * 2, "it is loaded again at once")
+    ollama.resident.clear()
+    until(lambda: ollama.loads() == [LLAMA] * 2, "it is loaded again at once")
     assert rig.model("big:70b").phase is Phase.DOWNLOADING
 
 
-def test_a_driver_mismatch_is_a_fault_in_nvidia_smis_words(make: Any) -> None:
+def test_a_driver_mismatch_is_a_fault_in_nvidia_smis_words(make: Any, ollama: FakeOllama) -> None:
     rig = make(stored=(LLAMA,))
     rig.until_model(Phase.READY)
     rig.report = report(error="Failed to initialize NVML: Driver/library version mismatch")
     rig.until_model(Phase.FAULT, reason="Failed to initialize NVML: Driver/library version mismatch")
 
 
-def test_a_model_partly_on_the_cpu_is_a_fault_and_is_loaded_anew_once_there_is_room(make: Any) -> None:
-    rig = make(stored=(LLAMA,))
-    rig.report = report(*UUIDS, memory_used=24 * 2**30)
-    rig.ollama.vram = rig.ollama.size * 6 // 10
+def test_a_model_partly_on_the_cpu_is_a_fault_and_is_loaded_anew_once_there_is_room(
+    make: Any, ollama: FakeOllama
+) -> None:
+    ollama.vram = ollama.size * 6 // 10
+    rig = make(stored=(LLAMA,), gpus=report(*UUIDS, memory_used=24 * 2**30))
     rig.until_model(Phase.FAULT, reason="llama3:8b runs 40 % on the CPU")
-    assert rig.ollama.loads() == [LLAMA], "without room a new load would change nothing"
-    rig.ollama.vram = rig.ollama.size
+    assert ollama.loads() == [LLAMA], "without room a new load would change nothing"
+    ollama.vram = ollama.size
     rig.report = report(*UUIDS)
     rig.until_model(Phase.READY)
-    assert {"model": LLAMA, "keep_alive": 0} in [body for _, body in rig.ollama.calls]
+    assert {"model": LLAMA, "keep_alive": 0} in [body for _, body in ollama.calls]
 
 
-def test_another_context_and_ecc_errors_are_notes_on_a_model_that_serves(make: Any) -> None:
+def test_another_context_and_ecc_errors_are_notes_on_a_model_that_serves(make: Any, ollama: FakeOllama) -> None:
+    ollama.context = 4096
     rig = make(stored=(LLAMA,))
-    rig.ollama.context = 4096
     assert "4096 tokens instead of 8192" in (rig.until_model(Phase.READY).reason or "")
     rig.report = report(*UUIDS, ecc_uncorrected=3)
     until(lambda: "3 uncorrected memory errors" in (rig.view().reason or ""), "the note on the GPU")
     assert rig.view().phase is Phase.READY
 
 
-def test_an_environment_without_gpus_is_a_fault(make: Any, env_file: Path) -> None:
+def test_an_environment_without_gpus_is_a_fault(make: Any, ollama: FakeOllama, env_file: Path) -> None:
     env_file.write_text("CUDA_VISIBLE_DEVICES=\n")
     rig = make(stored=(LLAMA,))
     rig.until_model(Phase.FAULT, reason="CUDA_VISIBLE_DEVICES names no GPU")
-    assert rig.ollama.loads() == []
+    assert ollama.loads() == []
 
 
-def test_no_phase_flickers_on_the_way(make: Any) -> None:
+def test_no_phase_flickers_on_the_way(make: Any, ollama: FakeOllama) -> None:
     rig = make()
     rig.until_model(Phase.READY)
     phases = [line.removeprefix(f"a {LLAMA}: ").split(" (")[0] for line in rig.log if line.startswith(f"a {LLAMA}: ")]
@@ -268,7 +274,7 @@ def test_no_phase_flickers_on_the_way(make: Any) -> None:
     assert changes == ["starting -> downloading", "downloading -> loading", "loading -> ready"], rig.log
 
 
-def test_a_lost_gpu_is_a_fault_by_its_number_and_heals_when_it_is_back(make: Any) -> None:
+def test_a_lost_gpu_is_a_fault_by_its_number_and_heals_when_it_is_back(make: Any, ollama: FakeOllama) -> None:
     rig = make(stored=(LLAMA,))
     rig.until_model(Phase.READY)
     rig.report = report(UUIDS[0])
@@ -278,28 +284,28 @@ def test_a_lost_gpu_is_a_fault_by_its_number_and_heals_when_it_is_back(make: Any
     rig.until_model(Phase.READY)
 
 
-def test_nothing_is_loaded_while_a_gpu_is_missing(make: Any) -> None:
+def test_nothing_is_loaded_while_a_gpu_is_missing(make: Any, ollama: FakeOllama) -> None:
     rig = make(gpus=report(UUIDS[0]))
     # The download may go on; the load, which would end on the CPU, may not.
-    until(lambda: LLAMA in rig.ollama.stored, "downloaded")
+    until(lambda: LLAMA in ollama.stored, "downloaded")
     looked = rig.keeper.looks
     until(lambda: rig.keeper.looks > looked + 3, "looked again")
-    assert rig.ollama.loads() == []
+    assert ollama.loads() == []
     rig.report = report(*UUIDS)
     rig.until_model(Phase.READY)
 
 
-def test_before_the_gpus_are_known_nothing_is_loaded(make: Any) -> None:
+def test_before_the_gpus_are_known_nothing_is_loaded(make: Any, ollama: FakeOllama) -> None:
     rig = make(stored=(LLAMA,), gpus=None)
     until(lambda: rig.keeper.looks > 3, "looked several times")
-    assert (rig.view().phase, rig.ollama.loads()) == (Phase.STARTING, [])
+    assert (rig.view().phase, ollama.loads()) == (Phase.STARTING, [])
     rig.report = report(*UUIDS)
     rig.until_model(Phase.READY)
 
 
-def test_a_faulty_download_does_not_stop_the_next_one(make: Any) -> None:
+def test_a_faulty_download_does_not_stop_the_next_one(make: Any, ollama: FakeOllama) -> None:
+    ollama.pull_errors[:] = ["pull model manifest: file does not exist"]
     rig = make(model(), model("big:70b"))
-    rig.ollama.pull_errors[:] = ["pull model manifest: file does not exist"]
     rig.until_model(Phase.READY, "big:70b")
     rig.until_model(Phase.READY)
-    assert [body["model"] for path, body in rig.ollama.calls if path == "/api/pull"][:2] == [LLAMA, "big:70b"]
+    assert [body["model"] for path, body in ollama.calls if path == "/api/pull"][:2] == [LLAMA, "big:70b"]

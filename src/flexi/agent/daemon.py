@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 import threading
@@ -99,7 +100,7 @@ async def _run(config: AgentConfig) -> None:
     try:
         server = await serve(Checker(board, groups, config.drain_dir).answer, "0.0.0.0", config.check_port)
     except OSError as error:
-        raise Broken(f"port {config.check_port}: {error.strerror}") from None
+        raise Broken(f"port {config.check_port}: {os.strerror(error.errno or 0)}") from None
     say(f"answers agent-checks on port {server.sockets[0].getsockname()[1]}")
     systemd.notify("READY=1")
     beat_s = min(BEAT_S, (systemd.watchdog_s() or 2 * BEAT_S) / 2)
