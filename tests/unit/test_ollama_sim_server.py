@@ -204,19 +204,20 @@ def test_three_models_for_each_gpu_by_default(tmp_path: Path, models: Registry) 
 def test_other_options_wait_for_the_request_that_is_running(tmp_path: Path, models: Registry) -> None:
     with running_server(tmp_path, models, [A40], ["slow:a"]) as (client, _, server):
         client.load("slow:a")
-        finished: list[bool] = []
+        finished: list[dict[str, object]] = []
 
         def write() -> None:
-            finished.append(client.write("slow:a", 60).json()["eval_count"] == 60)
+            finished.append(client.write("slow:a", 60).json())
 
         writing = threading.Thread(target=write)
         writing.start()
         until(lambda: _busy(server) == 1)
         with Client(base_url=server.url, timeout=30) as other:
-            other.load("slow:a", options={"num_ctx": 512})
-            assert finished == [True]
+            loaded = other.load("slow:a", options={"num_ctx": 512}).json()
             assert other.one("slow:a")["context_length"] == 512
         writing.join()
+        assert finished[0]["eval_count"] == 60
+        assert str(finished[0]["created_at"]) < loaded["created_at"]
 
 
 def test_a_model_goes_when_its_time_is_up(tmp_path: Path, models: Registry) -> None:

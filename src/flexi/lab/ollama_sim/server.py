@@ -172,8 +172,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.server.ollama.closing.is_set():
             raise ClientGoneError
         try:
-            readable, _, _ = select.select([self.connection], [], [], 0)
-            gone = bool(readable) and self.connection.recv(1, socket.MSG_PEEK) == b""
+            watch = select.poll()
+            watch.register(self.connection, select.POLLIN)
+            gone = bool(watch.poll(0)) and self.connection.recv(1, socket.MSG_PEEK) == b""
         except (OSError, ValueError):  # reset, or closed on our side
             gone = True
         if gone:
