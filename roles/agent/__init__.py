@@ -4,18 +4,17 @@ The service keeps models loaded, and tells the gateway and people how each insta
 """
 
 import json
-from io import StringIO
+from io import BytesIO, StringIO
 
-from flexi.agent_config import agent_config
-from pyinfra import host
 from pyinfra.api import deploy
 from pyinfra.operations import files, server, systemd
 from pyinfra.operations.util import any_changed
 
-from flexi.agent_package import SOURCE, digest, modules
+from flexi.agent_config import agent_config
+from flexi.agent_package import build, digest
 from flexi.plan.model import HostPlan
 
-PACKAGE = "/opt/flexi/flexi_agent"
+PACKAGE = "/opt/flexi/flexi-agent.pyz"
 USER = "flexi-agent"
 
 
@@ -31,15 +30,12 @@ def install_package() -> None:
         system=True,
         ensure_home=False,
     )
-    files.directory(name="Make the agent's directory", path=PACKAGE, mode="0755")
-    for module in host.loop(modules()):
-        files.put(
-            name=f"Write {module}",
-            src=str(SOURCE / module),
-            dest=f"{PACKAGE}/{module}",
-            mode="0644",
-            create_remote_dir=False,
-        )
+    files.put(
+        name="Write the agent",
+        src=BytesIO(build()),
+        dest=PACKAGE,
+        mode="0644",
+    )
 
 
 @deploy("Agent")
@@ -60,10 +56,10 @@ def install(plan: HostPlan) -> None:
         build=digest(),
     )
     systemd.daemon_reload(name="Let systemd read the agent's unit", _if=any_changed(unit))
-    systemd.service(name="Start the agent", service="flexi-agent.service", running=True, enabled=True)
     systemd.service(
         name="Restart the agent with what is new",
         service="flexi-agent.service",
         restarted=True,
         _if=any_changed(config, unit),
     )
+    systemd.service(name="Start the agent", service="flexi-agent.service", running=True, enabled=True)

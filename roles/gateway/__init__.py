@@ -7,12 +7,12 @@ what an instance cannot run at once.
 import json
 from io import StringIO
 
-from flexi.agent_config import catalogue_config
 from pyinfra import host
 from pyinfra.api import deploy
 from pyinfra.operations import apt, files, systemd
 from pyinfra.operations.util import any_changed
 
+from flexi.agent_config import catalogue_config
 from flexi.agent_package import digest
 from flexi.operations.gateway import health_key
 from flexi.operations.system import validated_file
@@ -43,13 +43,13 @@ def install(plan: Plan) -> None:
         build=digest(),
     )
     systemd.daemon_reload(name="Let systemd read the catalogue's unit", _if=any_changed(unit))
-    systemd.service(name="Start the catalogue", service="flexi-catalogue.service", running=True, enabled=True)
     systemd.service(
         name="Restart the catalogue with what is new",
         service="flexi-catalogue.service",
         restarted=True,
         _if=any_changed(catalogue, unit),
     )
+    systemd.service(name="Start the catalogue", service="flexi-catalogue.service", running=True, enabled=True)
 
     files.directory(name="Make the directory of the gateway's tables", path=MAPS, mode="0755")
     models = files.template(

@@ -51,14 +51,14 @@ def install(plan: OllamaPlan) -> None:
             )
         environment = environment_file(name=f"Write {instance.environment_file}", instance=instance)
         systemd.service(
-            name=f"Start {instance.unit}",
-            service=instance.unit,
-            running=True,
-            enabled=True,
-        )
-        systemd.service(
             name=f"Restart {instance.unit} with what is new",
             service=instance.unit,
             restarted=True,
             _if=any_changed(switched, unit, environment),
+        )
+        systemd.service(
+            name=f"Start {instance.unit}",
+            service=instance.unit,
+            running=True,
+            enabled=True,
         )

@@ -1,21 +1,36 @@
-"""The agent's files as they are copied to the hosts, and a digest that changes with any of them."""
+"""flexi-agent as one file: the package's modules in a zip that Python runs, the same bytes for the same modules."""
 
 from __future__ import annotations
 
 import hashlib
+import io
+import zipfile
 from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parent / "agent"
+PACKAGE = "flexi_agent"
+_LONG_AGO = (1980, 1, 1, 0, 0, 0)
+"""The earliest time that a zip can tell; the real ones would make each checkout's file different."""
+_MAIN = f"import sys\nfrom {PACKAGE}.__main__ import main\nsys.exit(main())\n"
 
 
-def modules() -> list[str]:
-    """File names of the package, sorted."""
-    return sorted(path.name for path in SOURCE.glob("*.py"))
+def build() -> bytes:
+    """The archive for `python3 flexi-agent.pyz run|gpus|catalogue` (Python 3.10 or newer, standard library only)."""
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        _add(archive, "__main__.py", _MAIN)
+        for module in sorted(SOURCE.glob("*.py")):
+            _add(archive, f"{PACKAGE}/{module.name}", module.read_text(encoding="utf-8"))
+    return target.getvalue()
 
 
 def digest() -> str:
-    """Hex SHA-256 over names and contents. Units carry it, so that new code means a changed unit and a restart."""
-    whole = hashlib.sha256()
-    for name in modules():
-        whole.update(name.encode() + b"\0" + (SOURCE / name).read_bytes() + b"\0")
-    return whole.hexdigest()
+    """Hex SHA-256 of the archive. Units carry it, so that new code means a changed unit and a restart."""
+    return hashlib.sha256(build()).hexdigest()
+
+
+def _add(archive: zipfile.ZipFile, name: str, text: str) -> None:
+    entry = zipfile.ZipInfo(name, _LONG_AGO)
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    entry.external_attr = 0o644 << 16
+    archive.writestr(entry, text)

@@ -1,0 +1,91 @@
+"""The command line: one clear message, the documented exit status, no traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flexi.paths import ROOT
+
+GOOD = (ROOT / "inventory/lab.yaml").read_text()
+
+
+def flexi(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user would, from `cwd`."""
+    return subprocess.run(
+        [sys.executable, "-m", "flexi", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"NO_COLOR": "1"},
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("command", ["check", "plan", "deploy", "verify", "status"])
+def test_a_wrong_site_file_ends_every_command_with_2(tmp_path: Path, command: str) -> None:
+    path = tmp_path / "uni.yaml"
+    path.write_text(GOOD.replace("parallel: 1", "paralel: 1"))
+    done = flexi(command, str(path))
+    assert done.returncode == 2
+    assert f"uni.yaml:{line_of(path, 'paralel')}" in done.stderr
+    assert "parallel" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def line_of(path: Path, text: str) -> int:
+    return next(number for number, line in enumerate(path.read_text().splitlines(), 1) if text in line)
+
+
+def test_an_unknown_site_names_the_known_ones() -> None:
+    done = flexi("check", "hagn")
+    assert done.returncode == 2
+    assert "hagen" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["deploy", "--help"], ["lab", "--help"]])
+def test_help_is_not_an_error(arguments: list[str]) -> None:
+    done = flexi(*arguments)
+    assert done.returncode in (0, 2)
+    assert "Usage" in done.stdout + done.stderr
+
+
+def test_an_unknown_option_is_an_input_error() -> None:
+    done = flexi("deploy", "lab", "--quickly")
+    assert done.returncode == 2
+    assert "--quickly" in done.stderr
+
+
+def test_an_unknown_host_in_limit_is_refused_before_anything_runs() -> None:
+    done = flexi("deploy", "lab", "--limit", "server-z")
+    assert done.returncode == 2
+    assert "server-a" in done.stderr
+    assert "pyinfra" not in done.stdout
+
+
+def test_plan_is_json_for_programs() -> None:
+    done = flexi("plan", "hagen", "--json")
+    assert done.returncode == 0
+    plan = json.loads(done.stdout)
+    assert {host["name"] for host in plan["hosts"]} >= {"server-a", "server-b"}
+
+
+def test_the_pyinfra_inventory_refuses_a_wrong_site_file(tmp_path: Path) -> None:
+    """By hand, without the wrapper: pyinfra itself must end with 2 and the findings, before it connects."""
+    site = tmp_path / "uni.yaml"
+    site.write_text(GOOD.replace("count: 8", "count: eight"))
+    inventory = tmp_path / "uni.py"
+    inventory.write_text((ROOT / "inventory/lab.py").read_text())
+    pyinfra = Path(sys.executable).with_name("pyinfra")
+    done = subprocess.run(
+        [pyinfra, "-y", str(inventory), "deploy.py"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 2
+    assert f"uni.yaml:{line_of(site, 'eight')}" in done.stderr
+    assert "Traceback" not in done.stderr
