@@ -128,7 +128,7 @@ class Discovery:
                 description=device.name,
                 libdirs="ollama,cuda_v13" if cuda == "13.0" else "ollama,cuda_v12",
                 driver=cuda,
-                pci_id=device.pci_bus_id.lower(),
+                pci_id=device.pci_bus_id.lower()[-12:],
                 type="discrete",
                 total=human_bytes2(device.total),
                 available=human_bytes2(device.free),

@@ -234,7 +234,7 @@ class Scheduler:
 
     def _place(self, model: Model, options: Options, parallel: int, devices: Sequence[Device]) -> Placement:
         runner = options.runner
-        wanted = estimate(model, runner.num_ctx, runner.num_batch, parallel, self._cache_type())
+        wanted = estimate(model, runner.num_ctx, runner.num_batch, parallel, self._cache_type(model))
         memory = self._environment.system_memory
         memory -= sum(loaded.runner.placement.cpu for loaded in self._loaded.values())
         return place(
@@ -247,9 +247,11 @@ class Scheduler:
             memory_free=memory,
         )
 
-    def _cache_type(self) -> str:
+    def _cache_type(self, model: Model) -> str:
+        """Flash attention, which a quantized cache needs, must be asked for, and embedding models cannot do it."""
         wanted = self._environment.kv_cache_type
-        if wanted in ("q8_0", "q4_0") and not self._environment.flash_attention:
+        flash = self._environment.flash_attention and "embedding" not in model.capabilities
+        if wanted in ("q8_0", "q4_0") and not flash:
             log.warn("OLLAMA_FLASH_ATTENTION must be enabled to use a quantized OLLAMA_KV_CACHE_TYPE", type=wanted)
             return "f16"
         return wanted or "f16"
