@@ -220,7 +220,7 @@ class GatewayPlan(_Frozen):
         return f"http://{self.address}" + ("" if self.port == 80 else f":{self.port}")
 
 
-class Warning_(_Frozen):
+class Warning_(_Frozen):  # noqa: N801 (Warning is Python's own)
     """Something that works but that the admin should know; `where` is `file:line` or a plan path."""
 
     where: str

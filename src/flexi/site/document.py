@@ -169,6 +169,9 @@ class _Reader:
                 continue
             self.keys[(*path, key)] = mark
             result[key] = self.read(value_node, (*path, key))
+            if isinstance(value_node, ScalarNode) and not value_node.value and value_node.style is None:
+                # Nothing stands there; the parser places it at the next token, which is another key's.
+                self.values[(*path, key)] = mark
         return result
 
     def _refuse(self, mark: Mark, path: Path, reason: str, remedy: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 _SHOWN = 60
+_LISTED = 50
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,10 @@ class SiteError(Exception):
     def __init__(self, findings: Iterable[Finding]) -> None:
         in_order = sorted(set(findings), key=lambda f: (f.file, f.line, f.column, f.path, f.reason))
         self.findings: tuple[Finding, ...] = tuple(in_order)
-        super().__init__("\n".join(map(str, self.findings)))
+        lines = [str(finding) for finding in self.findings[:_LISTED]]
+        if len(self.findings) > _LISTED:
+            lines.append(f"and {len(self.findings) - _LISTED} more findings")
+        super().__init__("\n".join(lines))
 
 
 @dataclass(frozen=True)

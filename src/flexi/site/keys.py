@@ -14,7 +14,7 @@ from .document import parse_document, read_text
 from .findings import Problem, SiteError, shown
 from .validate import findings, validate
 
-MAX_BYTES = 4 * 1024 * 1024
+MAX_BYTES = 1024 * 1024
 
 
 class _Consumer(BaseModel):

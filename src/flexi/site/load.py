@@ -20,15 +20,11 @@ from .validate import findings, validate
 
 def find_site(arg: str) -> Path:
     """The site file for a site's name (`lab`: inventory/lab.yaml) or a path. SiteError lists the sites there are."""
-    if arg and "\0" not in arg:
-        given = Path(arg)
-        if given.suffix in (".yaml", ".yml") or os.sep in arg:
-            return given
-        named = INVENTORY / f"{arg}.yaml"
-        if named.is_file():
-            return named
-        if given.is_file():
-            return given
+    if Path(arg).suffix in (".yaml", ".yml") or os.sep in arg:
+        return Path(arg)
+    named = INVENTORY / f"{arg}.yaml"
+    if os.path.isfile(named):  # unlike Path.is_file it takes any text
+        return named
     known = sorted(path.stem for path in INVENTORY.glob("*.yaml"))
     close = nearest(arg, known)
     remedy = f"did you mean '{close}'? " if close else ""
@@ -42,7 +38,7 @@ def load_site(path: Path) -> Site:
     shown_as = _shown(path)
     document = read_document(path, shown_as)
     content = validate(SiteFile, document)
-    site = Site(path, content, lines=MappingProxyType({**document.values, **document.keys}))
+    site = Site(path, shown_as, content, lines=MappingProxyType({**document.values, **document.keys}))
     found = findings(problems(site), document)
     try:
         consumers = load_consumers(path, _shown(keys_path(path)))

@@ -244,11 +244,11 @@ def _does_not_fit(result: fitting.Fit, group: str) -> str:
 def _make_room(site: Site, result: fitting.Fit, group_name: str) -> str:
     missing = result.missing
     assert missing is not None
-    if missing.kv_bytes > 0.1 * missing.facts.weights_bytes:
-        return "lower the group's context or parallel, or move a model to another group"
     for _, host, name, group in site.groups():
         if name != group_name and _has_room(site, host, group, missing):
             return f"move it to group {name}, where it fits"
+    if missing.kv_bytes > 0.1 * missing.facts.weights_bytes:
+        return "lower the group's context or parallel, or move a model to another group"
     if not result.placed:
         return "choose a smaller model, or give the group more GPUs"
     return "move a model to another group, or choose a smaller one"

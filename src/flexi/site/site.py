@@ -22,6 +22,9 @@ class Site:
     """Everything that the plan follows from. Build it with `load_site`; tests may build it by hand."""
 
     path: Path
+    """Absolute path of the file."""
+    shown_as: str
+    """How messages call the file."""
     content: SiteFile
     consumers: tuple[ConsumerKey, ...] = ()
     catalogue: Mapping[str, ModelFacts] = field(default_factory=lambda: CATALOGUE)
@@ -77,8 +80,8 @@ class Site:
         """`file:line` of a key."""
         for end in range(len(path), 0, -1):
             if path[:end] in self.lines:
-                return f"{self.path.name}:{self.lines[path[:end]].line}"
-        return self.path.name
+                return f"{self.shown_as}:{self.lines[path[:end]].line}"
+        return self.shown_as
 
     def beside(self, path: str | None) -> str | None:
         """An absolute path for one that the file gives relative to itself."""

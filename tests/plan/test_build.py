@@ -1,0 +1,296 @@
+"""What follows from a site."""
+
+from __future__ import annotations
+
+import builtins
+import io
+import json
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import MakeSite
+
+from flexi.paths import INVENTORY
+from flexi.plan import Plan, build_plan
+from flexi.plan.build import model_spellings
+from flexi.site import load_site
+
+GOLDEN = Path(__file__).parent / "golden"
+
+Inventory = Callable[[str], Plan]
+
+
+@pytest.mark.parametrize("site", ["hagen", "example"])
+def test_golden(site: str, inventory: Inventory) -> None:
+    """The whole plan, reviewed. After a change that is meant: FLEXI_GOLDEN=write, and read the difference."""
+    text = json.dumps(inventory(site).model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+    path = GOLDEN / f"{site}.json"
+    if os.environ.get("FLEXI_GOLDEN") == "write":
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["hagen", "lab", "example"])
+def test_building_is_pure(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = load_site(INVENTORY / f"{name}.yaml")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("input or output")
+
+    for module, function in [(builtins, "open"), (io, "open"), (os, "open"), (os, "stat"), (socket, "socket")]:
+        monkeypatch.setattr(module, function, refuse)
+    first, second = build_plan(site), build_plan(site)
+    monkeypatch.undo()
+    assert first == second
+
+
+def test_hagen_is_the_papers_site(inventory: Inventory) -> None:
+    plan = inventory("hagen")
+    a, b = plan.host("server-a"), plan.host("server-b")
+    assert (a.gpu_model, a.gpu_count, b.gpu_model, b.gpu_count) == ("RTX A5000", 8, "A40", 2)
+    assert a.cuda is not None
+    assert b.cuda is not None
+    assert (a.cuda.version, b.cuda.version) == ("12.4", "12.2")
+    for host in (a, b):
+        assert host.platform == "ubuntu-22.04"
+        assert host.driver is not None
+        assert host.driver.branch == "535-server"
+        assert host.ollama is not None
+        assert host.ollama.version == "0.24.0"
+        assert len(host.ollama.instances) == 1
+    models = sorted(model.name for instance in plan.instances for model in instance.models)
+    assert models == [
+        *("command-r-plus:104b", "dbrx:132b", "gemma:7b", "llama3:8b"),
+        *("llava:13b", "mistral:7b", "mixtral:8x22b", "phi3:3.8b"),
+    ]
+    assert all(model.tokens_per_second for instance in plan.instances for model in instance.models)
+
+
+def test_environment_sets_everything_on_purpose(make_site: MakeSite) -> None:
+    plan = build_plan(make_site(models="'llama3:8b', 'phi3:3.8b'", group="context: 4096, parallel: 3, kv_cache: q8_0"))
+    (instance,) = plan.instances
+    environment = dict(instance.environment)
+    assert len(environment) == len(instance.environment)
+    assert environment == {
+        "HOME": "/var/lib/ollama/a",
+        "OLLAMA_HOST": "0.0.0.0:11434",
+        "OLLAMA_MODELS": "/var/lib/ollama/a/models",
+        "OLLAMA_KEEP_ALIVE": "-1",
+        "OLLAMA_CONTEXT_LENGTH": "4096",
+        "OLLAMA_NUM_PARALLEL": "3",
+        "OLLAMA_MAX_LOADED_MODELS": "2",
+        "OLLAMA_MAX_QUEUE": "512",
+        "OLLAMA_FLASH_ATTENTION": "1",
+        "OLLAMA_KV_CACHE_TYPE": "q8_0",
+        "OLLAMA_LOAD_TIMEOUT": "15m",
+        "OLLAMA_SCHED_SPREAD": "0",
+        "OLLAMA_NOPRUNE": "0",
+        "OLLAMA_NO_CLOUD": "1",
+        "OLLAMA_DEBUG": "0",
+        "OLLAMA_DEBUG_LOG_REQUESTS": "0",
+        "OLLAMA_VULKAN": "0",
+        "OLLAMA_ORIGINS": "http://flexi.example.edu,https://flexi.example.edu,http://192.0.2.2,https://192.0.2.2",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    }
+
+
+def test_groups_have_ports_homes_and_stores_of_their_own(inventory: Inventory) -> None:
+    large, small = inventory("example").instances
+    assert (large.port, small.port) == (11434, 11435)
+    assert (large.gpus, small.gpus) == ((0, 1), (2, 3))
+    assert len({large.home, small.home, large.store, small.store}) == 4
+    assert large.store.startswith(large.home + "/")
+
+
+def test_only_the_gateway_reaches_instances_and_agent(inventory: Inventory) -> None:
+    rules = {rule.port: rule.sources for rule in inventory("lab").host("server-a").firewall.rules}
+    assert rules == {22: (), 11433: ("10.87.0.10",), 11434: ("10.87.0.10",)}
+    rules = {rule.port: rule.sources for rule in inventory("lab").host("gateway").firewall.rules}
+    assert rules == {22: (), 80: ()}
+
+
+def test_networks_narrow_the_firewall(make_site: MakeSite) -> None:
+    site = make_site(gateway_more="allow_from: [198.51.100.0/24]")
+    rules = {rule.port: rule.sources for rule in build_plan(site).host("two").firewall.rules}
+    assert rules[80] == ("198.51.100.0/24",)
+
+
+def test_roles_follow_from_what_a_host_is(inventory: Inventory, make_site: MakeSite) -> None:
+    lab = inventory("lab")
+    assert lab.host("server-a").roles == ("base", "firewall", "driver", "cuda", "ollama", "agent")
+    assert lab.host("gateway").roles == ("base", "firewall", "gateway")
+    assert inventory("example").host("gpu1").roles == ("base", "firewall", "driver", "ollama", "agent", "gateway")
+    assert lab.host("gateway").driver is None
+
+
+def test_driver_of_ubuntu_22_04(inventory: Inventory) -> None:
+    driver = inventory("hagen").host("server-a").driver
+    assert driver is not None
+    assert driver.major == 535
+    assert driver.packages == (
+        "linux-modules-nvidia-535-server-generic",
+        "nvidia-headless-no-dkms-535-server",
+        "nvidia-utils-535-server",
+        "nvidia-compute-utils-535-server",
+    )
+    assert set(driver.packages) < set(driver.holds)
+    assert {"linux-generic", "linux-image-generic", "libnvidia-compute-535-server"} < set(driver.holds)
+    assert len(set(driver.holds)) == len(driver.holds)
+    keep_out = [pin for pin in driver.pins if pin.priority < 0]
+    assert any("libnvidia-*-580-server*" in pin.packages for pin in keep_out)
+
+
+def test_driver_of_another_kernel(make_site: MakeSite) -> None:
+    driver = build_plan(make_site(more="driver: {kernel: generic-hwe-22.04}")).host("one").driver
+    assert driver is not None
+    assert driver.packages[0] == "linux-modules-nvidia-535-server-generic-hwe-22.04"
+    assert "linux-image-generic-hwe-22.04" in driver.holds
+
+
+def test_driver_580(make_site: MakeSite) -> None:
+    driver = build_plan(make_site(more="driver: {branch: 580-server}")).host("one").driver
+    assert driver is not None
+    assert driver.major == 580
+    assert not any("535" in name for name in driver.packages + driver.holds)
+
+
+def test_driver_of_debian(make_site: MakeSite) -> None:
+    driver = build_plan(make_site(host="platform: debian-12")).host("one").driver
+    assert driver is not None
+    assert "nvidia-kernel-dkms" in driver.packages
+
+
+FORBIDDEN = ("cuda", "cuda-drivers", "cuda-runtime", "nvidia")
+
+
+def test_the_toolkit_brings_no_driver(inventory: Inventory) -> None:
+    cuda = inventory("hagen").host("server-a").cuda
+    assert cuda is not None
+    assert cuda.packages == ("cuda-toolkit-12-4",)
+    assert cuda.repository == "https://developer.download.nvidia.com/compute/cuda/repos/ubuntu2204/x86_64"
+    assert cuda.key_url == cuda.repository + "/3bf863cc.pub"
+    assert cuda.key_fingerprint == "EB693B3035CD5710E231E123A4B469963BF863CC"
+    assert {pin.priority for pin in cuda.pins} == {-1}
+    assert [pin.pin for pin in cuda.pins] == ["release l=NVIDIA CUDA", 'origin "developer.download.nvidia.com"']
+    for pin in cuda.pins:
+        assert {"nvidia-*", "libnvidia-*", "cuda", "cuda-drivers*"} <= set(pin.packages.split())
+        assert not any(name.startswith("cuda-toolkit") for name in pin.packages.split())
+
+
+def test_a_mirror_is_pinned_by_label_alone(inventory: Inventory) -> None:
+    """In the lab one address serves the distribution's archive too: a pin by address would shut out the driver."""
+    cuda = inventory("lab").host("server-a").cuda
+    assert cuda is not None
+    assert cuda.repository == "http://10.87.0.2/cuda/ubuntu2204/x86_64"
+    assert cuda.key_fingerprint is None
+    assert [pin.pin for pin in cuda.pins] == ["release l=NVIDIA CUDA"]
+
+
+def test_ollama_comes_from_its_maker_or_a_mirror(inventory: Inventory) -> None:
+    for site, base in [
+        ("hagen", "https://github.com/ollama/ollama/releases/download"),
+        ("lab", "http://10.87.0.2/ollama"),
+    ]:
+        ollama = inventory(site).host("server-a").ollama
+        assert ollama is not None
+        assert ollama.archive_url == f"{base}/v0.24.0/ollama-linux-amd64.tar.zst"
+        assert ollama.checksums_url == f"{base}/v0.24.0/sha256sum.txt"
+        assert "zstd" in ollama.packages
+
+
+@pytest.mark.parametrize(
+    ("mirror", "model", "source", "insecure"),
+    [
+        (None, "llama3:8b", "llama3:8b", False),
+        ("http://10.0.0.1:5000", "llama3:8b", "10.0.0.1:5000/library/llama3:8b", True),
+        ("https://registry.example.edu", "own/m:x", "registry.example.edu/own/m:x", False),
+        ("http://10.0.0.1:5000", "hf.co/own/m:x", "hf.co/own/m:x", False),
+    ],
+)
+def test_where_models_come_from(
+    mirror: str | None, model: str, source: str, insecure: bool, make_site: MakeSite
+) -> None:
+    facts = "{weights_bytes: 1000000, layers: 1, heads: 1, kv_heads: 1, head_dim: 1, context: 256}"
+    more = f"models: {{'{model}': {facts}}}\n" + (f"mirrors: {{models: '{mirror}'}}" if mirror else "")
+    (instance,) = build_plan(make_site(more=more, models=f"'{model}'")).instances
+    assert [(m.name, m.source, m.insecure) for m in instance.models] == [(model, source, insecure)]
+
+
+def test_backends_hold_every_instance_of_a_model(make_site: MakeSite) -> None:
+    second = (
+        "  three: {address: 192.0.2.3, gpus: {model: A40, count: 1}, groups: {b: {gpus: all, models: ['LLama3:8B']}}"
+    )
+    site = make_site(
+        host="cuda: '12.2'",
+        models="'llama3:8b', nomic-embed-text",
+        group="parallel: 4}\n" + second,
+    )
+    backends = {backend.model: backend for backend in build_plan(site).gateway.backends}
+    assert list(backends) == ["llama3:8b", "nomic-embed-text:latest"]
+    llama = backends["llama3:8b"]
+    assert llama.name == "model_llama3_8b"
+    assert llama.names == ("llama3:8b",)
+    assert [(s.group, s.address, s.port, s.agent_port, s.max_connections) for s in llama.servers] == [
+        ("a", "192.0.2.1", 11434, 11433, 4),
+        ("b", "192.0.2.3", 11434, 11433, 2),
+    ]
+    assert backends["nomic-embed-text:latest"].servers[0].max_connections == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "spellings"),
+    [
+        ("llama3:8b", ("llama3:8b",)),
+        ("Llama3:8B", ("llama3:8b",)),
+        ("nomic-embed-text:latest", ("nomic-embed-text:latest", "nomic-embed-text")),
+        ("own/Model:LATEST", ("own/model:latest", "own/model")),
+    ],
+)
+def test_spellings(model: str, spellings: tuple[str, ...]) -> None:
+    assert model_spellings(model) == spellings
+
+
+def test_section_names_are_told_apart(make_site: MakeSite) -> None:
+    facts = "{weights_bytes: 1000000, layers: 1, heads: 1, kv_heads: 1, head_dim: 1, context: 256}"
+    more = f"models: {{'a-b:1': {facts}, 'a.b:1': {facts}}}"
+    names = [backend.name for backend in build_plan(make_site(more=more, models="'a-b:1', 'a.b:1'")).gateway.backends]
+    assert names == ["model_a_b_1", "model_a_b_1_2"]
+
+
+def test_anonymous_paths(inventory: Inventory) -> None:
+    assert inventory("lab").gateway.anonymous_paths == ("/api/tags", "/api/version")
+
+
+def test_ssh_paths_start_at_the_site_file(inventory: Inventory) -> None:
+    ssh = inventory("lab").host("server-a").ssh
+    assert ssh.config == str(INVENTORY.parent / ".lab/lab/ssh_config")
+
+
+def test_warnings_have_lines(make_site: MakeSite) -> None:
+    site = make_site(host='cuda: "12.4"', models="'llava:13b'", more="mirrors: {cuda: 'http://192.0.2.9/cuda'}")
+    found = {warning.where: warning.message for warning in build_plan(site).warnings}
+    assert "minor version compatibility" in found["test.yaml:8"]
+    assert "cuts 8192 to that" in found["test.yaml:10"]
+    assert "pin it with mirrors.cuda_key_fingerprint" in found["test.yaml:3"]
+
+
+def test_a_tight_group_is_warned_of(make_site: MakeSite) -> None:
+    messages = [
+        w.message for w in build_plan(make_site(models="'qwen2.5:32b'", group="context: 8192, parallel: 2")).warnings
+    ]
+    assert messages == []
+    site = make_site(card="Own, memory_mib: 21700", count=1, models="'qwen2.5:32b'", group="context: 2048, parallel: 1")
+    assert [w.message for w in build_plan(site).warnings] == [
+        "group a is tight: with 2 % less VRAM its models would not all fit"
+    ]
+
+
+def test_a_site_that_was_not_checked_is_refused(make_site: MakeSite) -> None:
+    from dataclasses import replace
+
+    site = make_site()
+    with pytest.raises(ValueError, match="llama3:8b does not fit"):
+        build_plan(replace(site, gpu_memory_mib={"RTX A5000": 1024}))

@@ -1,0 +1,64 @@
+"""What is generated from the schema is fresh, complete and valid."""
+
+from __future__ import annotations
+
+import json
+
+import jsonschema
+import pytest
+from ruamel.yaml import YAML
+
+from flexi.paths import INVENTORY, ROOT
+from flexi.site import docs
+from flexi.site.schema import SiteFile
+
+
+def test_generated_files_are_fresh() -> None:
+    assert docs.stale() == [], "run: .venv/bin/python -m flexi.site.docs"
+
+
+def test_a_stale_file_is_noticed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(docs, "reference", lambda: "changed\n")
+    assert docs.main(["--check"]) == 1
+    assert "docs/site-reference.md is stale" in capsys.readouterr().err
+
+
+def test_every_key_has_a_meaning() -> None:
+    schema = docs.json_schema()
+    sections = [schema, *schema["$defs"].values()]
+    for section in sections:
+        for name, field in section["properties"].items():
+            described = field.get("description") or any("$ref" in part for part in [field, *field.get("anyOf", ())])
+            assert described, f"{section['title']}.{name}"
+    page = docs.reference()
+    for section in SiteFile.model_fields:
+        assert f"`{section}" in page
+
+
+@pytest.mark.parametrize("site", sorted(path.stem for path in INVENTORY.glob("*.yaml")))
+def test_site_files_agree_with_the_json_schema_and_name_it(site: str) -> None:
+    text = (INVENTORY / f"{site}.yaml").read_text(encoding="utf-8")
+    assert text.startswith("# yaml-language-server: $schema=../docs/site.schema.json\n")
+    jsonschema.validate(YAML(typ="safe", pure=True).load(text), docs.json_schema())
+
+
+def test_json_schema_refuses_unknown_keys_and_wrong_types() -> None:
+    schema = docs.json_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    content = YAML(typ="safe", pure=True).load((INVENTORY / "lab.yaml").read_text(encoding="utf-8"))
+    for change in ({"sit": {}}, {"ntp_servers": "x"}, {"driver": {"kernel": "x"}}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**content, **change}, schema)
+
+
+def test_the_example_shows_every_key() -> None:
+    """Commented out or not: an admin sees in one file what there is."""
+    text = (INVENTORY / "example.yaml").read_text(encoding="utf-8")
+    schema = json.loads((ROOT / "docs/site.schema.json").read_text(encoding="utf-8"))
+    left_out = {"memory_mib", "cuda_key_fingerprint"} | {
+        *("embedding_length", "vocabulary", "experts", "embedding", "num_ctx", "parameters"),
+        *("tokens_per_second", "source"),
+    }
+    for section in [schema, *schema["$defs"].values()]:
+        for name in section["properties"]:
+            assert name in left_out or f"{name}:" in text, name
