@@ -37,7 +37,7 @@ def content_hash(stubs: Iterable[Stub]) -> str:
 
 def build_repositories(stubs: Iterable[Stub], target: Path) -> None:
     """Write both repositories below `target`, signed by keys that are thrown away afterwards."""
-    with tempfile.TemporaryDirectory(prefix="flexi-lab-repo-") as scratch:
+    with tempfile.TemporaryDirectory(dir=target) as scratch:
         rows = list(stubs)
         cuda = target / CUDA_PATH
         for directory in (cuda, *(target / "ubuntu/pool" / pocket for pocket in POCKETS)):

@@ -1,0 +1,276 @@
+"""A lab: machines, their network and the services beside them, brought up and taken down as a whole."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from flexi import keys
+from flexi.errors import FlexiError, InputError
+from flexi.paths import INVENTORY
+
+from . import cache, cgroups, image, network, processes, services, ssh
+from .machine import Machine
+from .naming import DEFAULT, Naming
+from .ollama_sim.archive import ARCHIVE, CHECKSUMS, build_archive
+from .progress import Progress, Silent
+from .requirements import require_programs, require_root
+from .topology import ADMIN, CONSUMER, MACHINES, OLLAMA_VERSIONS
+from .vendor import repository, table
+
+SERVICES_TIMEOUT_S = 30.0
+_CONFIG_LINE = re.compile(r"^(\s*config:\s*)\S+", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class MachineStatus:
+    """What `flexi lab status` says about a machine."""
+
+    name: str
+    address: str
+    state: str
+    """`running`, `booting` (or not reachable), `off`, `missing`."""
+    gpus: str
+
+
+class Lab:
+    """The lab called `name`. Making the object touches nothing, so a lab from another process can be used too."""
+
+    def __init__(self, name: str = DEFAULT) -> None:
+        self.name = name
+        self.naming = Naming(name)
+        self.directory = self.naming.directory
+        self.machines = tuple(Machine(self.naming, spec) for spec in MACHINES)
+
+    # -- up and down --------------------------------------------------------------------------------------------
+
+    def up(self, *, fresh: bool = False, ollama_archive: Path | None = None, progress: Progress | None = None) -> None:
+        """Build what is missing and start what does not run; returns when every machine can be reached over SSH.
+
+        Safe to repeat and to interrupt. `fresh` discards the machines first; `ollama_archive` puts a real release
+        in the place of the simulated one.
+
+        Raises:
+            InputError: not root, programs missing, or the archive cannot be read.
+            FlexiError: a step failed, in words.
+        """
+        require_root()
+        require_programs()
+        if ollama_archive is not None and not os.access(ollama_archive, os.R_OK):
+            raise InputError(f"--ollama-archive {ollama_archive}: no such file, or not readable")
+        report = progress or Silent()
+        with self._locked():
+            if fresh:
+                with report.step("Take the old lab down"):
+                    self._down()
+            with report.step("Vendor packages"):
+                rows = table.everything()
+                vendor = cache.entry(
+                    "vendor", repository.content_hash(rows), lambda path: repository.build_repositories(rows, path)
+                )
+                held = [cache.hold(vendor)]
+            with report.step("Base image"):
+                base = image.base_image(vendor)
+                held.append(cache.hold(base))
+            with report.step("Network"):
+                number = network.create(self.naming, [machine.spec for machine in self.machines])
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self.directory.chmod(0o700)
+            with report.step("Repositories and registry"):
+                self._publish(vendor, ollama_archive)
+                self._start_services()
+            with report.step("Machines"):
+                self._start_machines(base, vendor, number)
+            self._write_site()
+            self._write_consumer_key()
+            for descriptor in held:
+                os.close(descriptor)
+
+    def down(self) -> None:
+        """End the lab and remove everything of it, whatever there is: machines, network, files, its API key."""
+        require_root()
+        with self._locked():
+            self._down()
+
+    def _down(self) -> None:
+        pids = [machine.supervisor for machine in self.machines] + [machine.nspawn for machine in self.machines]
+        known = [process for process in [*pids, self._services] if process is not None]
+        # Twice: what a supervisor started while it was being ended is found by its namespace.
+        left = processes.end([*known, *network.processes_inside(self.naming)])
+        left += processes.end(network.processes_inside(self.naming))
+        if left:
+            raise FlexiError(f"these processes of the lab do not end: {', '.join(str(p.pid) for p in left)}")
+        network.remove(self.naming)
+        cgroups.remove(self.naming.router)
+        self._forget_consumer_key()
+        if self.directory.exists():
+            shutil.rmtree(self.directory)
+        with contextlib.suppress(OSError):
+            self.directory.parent.rmdir()
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        with cache.locked(f"lab-{self.naming.id}", wait=False) as free:
+            if not free:
+                raise InputError(f"another flexi command is just building or removing the lab '{self.name}'")
+            yield
+
+    # -- parts --------------------------------------------------------------------------------------------------
+
+    def _publish(self, vendor: Path, ollama_archive: Path | None) -> None:
+        """Lay out what the HTTP server shows."""
+        www = self.directory / services.WWW
+        www.mkdir(exist_ok=True)
+        for part in ("ubuntu", "cuda"):
+            link = www / part
+            link.unlink(missing_ok=True)
+            link.symlink_to(vendor / part)
+        for version in OLLAMA_VERSIONS:
+            release = www / "ollama" / f"v{version}"
+            release.mkdir(parents=True, exist_ok=True)
+            if ollama_archive is None:
+                # The same bytes each time, so that a repeated `up` gives a deployed site nothing to change.
+                build_archive(release, version)
+            else:
+                shutil.copyfile(ollama_archive, release / ARCHIVE)
+                with ollama_archive.open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                (release / CHECKSUMS).write_text(f"{digest}  ./{ARCHIVE}\n", encoding="ascii")
+
+    @property
+    def _services(self) -> processes.Process | None:
+        return processes.read(self.directory / services.PID_FILE)
+
+    def _start_services(self) -> None:
+        ready = self.directory / services.READY_FILE
+        log = self.directory / "services.log"
+        if self._services is None:
+            ready.unlink(missing_ok=True)
+            command = [sys.executable, "-m", "flexi.lab.services", str(self.directory)]
+            processes.start_detached([*network.inside(self.naming.namespace(network.SERVICES_NAME)), *command], log)
+        deadline = time.monotonic() + SERVICES_TIMEOUT_S
+        while not ready.exists():
+            if time.monotonic() > deadline:
+                words = log.read_text(errors="replace").strip().splitlines()[-1:]
+                raise FlexiError(f"the lab's repositories do not start: {' '.join(words)}")
+            time.sleep(0.05)
+
+    def _start_machines(self, base: Path, vendor: Path, number: int) -> None:
+        admin_key = ssh.make_key(self.directory / ssh.KEY, f"{ADMIN}@flexi-{self.name}")
+        for machine in self.machines:
+            if machine.supervisor is None:
+                machine.create(base, vendor, admin_key)
+        specs = [machine.spec for machine in self.machines]
+        host_keys = [(machine.spec, machine.host_key) for machine in self.machines]
+        (self.directory / ssh.CONFIG).write_text(ssh.config(self.directory, specs, number), encoding="utf-8")
+        (self.directory / ssh.KNOWN_HOSTS).write_text(ssh.known_hosts(host_keys, number), encoding="ascii")
+        with ThreadPoolExecutor(len(self.machines)) as pool:
+            list(pool.map(_start_and_wait, self.machines))
+
+    # -- what others need ---------------------------------------------------------------------------------------
+
+    @property
+    def is_up(self) -> bool:
+        return all(machine.supervisor is not None for machine in self.machines)
+
+    @property
+    def ssh_config(self) -> Path:
+        return self.directory / ssh.CONFIG
+
+    @property
+    def site_file(self) -> Path:
+        """The site file that describes this lab: inventory/lab.yaml, or for another lab than `lab` a copy."""
+        return (INVENTORY if self.name == DEFAULT else self.directory / "inventory") / "lab.yaml"
+
+    def machine(self, name: str) -> Machine:
+        """The machine called `name`; InputError where there is none."""
+        for machine in self.machines:
+            if machine.name == name:
+                return machine
+        raise InputError(f"the lab has no machine '{name}'; it has {', '.join(m.name for m in self.machines)}")
+
+    def env(self) -> dict[str, str]:
+        """What a client of the lab needs. FlexiError where the lab is not up."""
+        number = network.uplink_number(self.naming)
+        key = self._consumer_key_file
+        if number is None or not key.exists():
+            raise FlexiError(f"the lab '{self.name}' is not up: ./flexi lab up")
+        gateway = self.machine("gateway").spec
+        return {
+            "FLEXI_API_URL": f"http://{ssh.outside_address(gateway, number)}",
+            "FLEXI_API_KEY": key.read_text(encoding="ascii").strip(),
+        }
+
+    def status(self) -> list[MachineStatus]:
+        number = network.uplink_number(self.naming)
+        return [
+            MachineStatus(
+                name=machine.name,
+                address="" if number is None else ssh.outside_address(machine.spec, number),
+                state=_state(machine),
+                gpus=f"{machine.spec.gpu_count}x {machine.spec.gpu.name}" if machine.spec.gpu else "",
+            )
+            for machine in self.machines
+        ]
+
+    def _write_site(self) -> None:
+        """Every lab but `lab` gets copies of inventory/lab.{yaml,py} that differ in the ssh_config's path only."""
+        if self.name == DEFAULT:
+            return
+        self.site_file.parent.mkdir(exist_ok=True)
+        text = (INVENTORY / "lab.yaml").read_text(encoding="utf-8")
+        changed, count = _CONFIG_LINE.subn(rf"\g<1>../{ssh.CONFIG}", text)
+        if count != 1:
+            raise FlexiError(f"{INVENTORY / 'lab.yaml'}: expected exactly one line 'config:' below 'ssh:'")
+        self.site_file.write_text(changed, encoding="utf-8")
+        shutil.copyfile(INVENTORY / "lab.py", self.site_file.with_suffix(".py"))
+
+    @property
+    def _consumer_key_file(self) -> Path:
+        return self.directory / "consumer.key"
+
+    def _write_consumer_key(self) -> None:
+        if self._consumer_key_file.exists():
+            return
+        self._forget_consumer_key()
+        draft = self._consumer_key_file.with_suffix(".new")
+        draft.touch(mode=0o600)
+        draft.write_text(keys.add(self.site_file, CONSUMER) + "\n", encoding="ascii")
+        draft.rename(self._consumer_key_file)
+
+    def _forget_consumer_key(self) -> None:
+        """Take the lab's own consumer out of the keys file: nobody has its key any more."""
+        path = keys.keys_file(self.site_file)
+        if not path.exists():
+            return
+        consumers = json.loads(path.read_text(encoding="utf-8")).get("consumers", [])
+        others = [consumer for consumer in consumers if consumer.get("name") != CONSUMER]
+        if others:
+            draft = path.with_suffix(".new")
+            draft.write_text(json.dumps({"consumers": others}, indent=2) + "\n", encoding="utf-8")
+            draft.rename(path)
+        else:
+            path.unlink()
+
+
+def _start_and_wait(machine: Machine) -> None:
+    machine.start()
+    machine.wait_until_reachable()
+
+
+def _state(machine: Machine) -> str:
+    if not machine.directory.exists():
+        return "missing"
+    if machine.supervisor is None:
+        return "off"
+    return "running" if machine.run("true").status == 0 else "booting"

@@ -1,0 +1,296 @@
+"""One machine of a lab: its disk, its power button, commands on it, and faults in its GPUs."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flexi.errors import FlexiError, InputError
+
+from . import cgroups, image, network, processes, ssh
+from .naming import Naming
+from .supervisor import NSPAWN_PID_FILE, PID_FILE, Spec
+from .topology import SERVICES_ADDRESS, MachineSpec
+from .vendor import repository
+
+ADMIN_UID = 1000
+BOOT_TIMEOUT_S = 60.0
+FAULTS_FILE = "/etc/flexi-lab/faults.json"
+USERLAND_FILE = "/usr/lib/flexi-lab/userland.json"
+LOOPBACK_RESOLVERS = ("127.", "::1")
+SSH_FAILED = 255
+"""OpenSSH's exit status when it could not connect."""
+MISMATCHED_VERSION = "535.999.01"
+"""What the library says after `fault mismatch`: a build that no kernel here has loaded."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A finished command."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+class Machine:
+    """A machine of the lab that `naming` names. Making the object touches nothing."""
+
+    def __init__(self, naming: Naming, spec: MachineSpec) -> None:
+        self._naming = naming
+        self.spec = spec
+        self.name = spec.name
+        self.directory = naming.directory / "machines" / spec.name
+        self._ssh_config = naming.directory / ssh.CONFIG
+
+    # -- making and running it ----------------------------------------------------------------------------------
+
+    def create(self, base: Path, vendor: Path, admin_key: str) -> None:
+        """Make the machine's disk on the base image unless it has one: whole or not at all."""
+        if not self.directory.exists():
+            draft = self.directory.with_name(f".{self.name}")
+            shutil.rmtree(draft, ignore_errors=True)
+            for part in ("upper", "work", "root"):
+                (draft / part).mkdir(parents=True)
+                (draft / part).chmod(0o755)
+            self._furnish(draft / "upper", vendor, admin_key)
+            draft.rename(self.directory)
+        # Not of the disk, but of this power-up: the machine is off now.
+        Spec(
+            hostname=self.name,
+            machine=self._naming.namespace(self.name),
+            image=str(base),
+            base=str(base / image.ROOT),
+            namespace_path=str(network.NAMESPACES / self._naming.namespace(self.name)),
+            cgroup=None if cgroups.systemd_runs_here() else f"{self._naming.router}/{self.name}",
+        ).write(self.directory)
+
+    def _furnish(self, upper: Path, vendor: Path, admin_key: str) -> None:
+        """Write what makes the machine different from the base image."""
+        files = {
+            "etc/hostname": f"{self.name}\n",
+            "etc/hosts": f"127.0.0.1 localhost\n127.0.1.1 {self.name}\n::1 localhost ip6-localhost\n",
+            "etc/resolv.conf": resolver_configuration(),
+            # Empty would mean "first boot", with presets for every unit; a new one for each machine all the same.
+            "etc/machine-id": f"{secrets.token_hex(16)}\n",
+            "etc/flexi-lab/gpus.json": json.dumps(self.spec.gpus, indent=1) + "\n",
+            "home/admin/.ssh/authorized_keys": f"{admin_key}\n",
+        }
+        for name, text in files.items():
+            path = upper / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        keyring = upper / "usr/share/keyrings/lab-ubuntu.gpg"
+        keyring.parent.mkdir(parents=True)
+        shutil.copyfile(vendor / repository.KEYRING, keyring)
+        lists = upper / "var/lib/apt/lists"
+        lists.mkdir(parents=True)
+        repository.copy_indexes(vendor, SERVICES_ADDRESS, lists)
+        ssh.make_key(upper / "etc/ssh/ssh_host_ed25519_key", f"root@{self.name}")
+        # Directories of the upper layer replace the base's: same owner and mode. World-readable but for keys.
+        for path in [upper, *upper.rglob("*")]:
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        (upper / "etc/ssh/ssh_host_ed25519_key").chmod(0o600)
+        home = upper / "home/admin"
+        for path in (home, home / ".ssh", home / ".ssh/authorized_keys"):
+            os.chown(path, ADMIN_UID, ADMIN_UID)
+            path.chmod(0o600 if path.is_file() else 0o700)
+
+    @property
+    def host_key(self) -> str:
+        """The public key line of its SSH server."""
+        return (self.directory / "upper/etc/ssh/ssh_host_ed25519_key.pub").read_text(encoding="ascii")
+
+    def start(self) -> None:
+        """Switch it on unless it is on."""
+        if self.supervisor is not None:
+            return
+        (self.directory / PID_FILE).unlink(missing_ok=True)
+        scope = ["systemd-run", "--quiet", "--scope", "--collect", "--property=Delegate=yes"]
+        command = [
+            *(scope if cgroups.systemd_runs_here() else []),
+            *network.inside(self._naming.namespace(self.name)),
+            *("unshare", "--mount", "--propagation", "slave"),
+            *(sys.executable, "-m", "flexi.lab.supervisor", str(self.directory)),
+        ]
+        processes.start_detached(command, self.log)
+
+    @property
+    def log(self) -> Path:
+        """The machine's console."""
+        return self.directory / "console.log"
+
+    @property
+    def supervisor(self) -> processes.Process | None:
+        return processes.read(self.directory / PID_FILE)
+
+    @property
+    def nspawn(self) -> processes.Process | None:
+        return processes.read(self.directory / NSPAWN_PID_FILE)
+
+    def wait_until_reachable(self, timeout_s: float = BOOT_TIMEOUT_S) -> None:
+        """Wait until its admin may log in over SSH; FlexiError with the console's last lines after the time-out."""
+        deadline = time.monotonic() + timeout_s
+        answer = Answer(SSH_FAILED, "", "")
+        while time.monotonic() < deadline:
+            answer = self.run("true")
+            if answer.status == 0:
+                return
+            time.sleep(0.1)
+        console = self.log.read_text(errors="replace").splitlines()[-10:] if self.log.exists() else []
+        raise FlexiError(
+            f"{self.name} cannot be reached over SSH within {timeout_s:.0f} s: {answer.stderr.strip()}\n"
+            + "\n".join(console)
+        )
+
+    # -- using it -----------------------------------------------------------------------------------------------
+
+    def run(self, command: str, text: str | None = None, timeout_s: float = 600) -> Answer:
+        """Run a shell command as the admin user over SSH, as everybody else would. 255 where SSH itself failed."""
+        argv = ["ssh", "-F", str(self._ssh_config), "-o", "BatchMode=yes", "-o", "ConnectTimeout=3", self.name, command]
+        done = subprocess.run(
+            argv,
+            input=text,
+            stdin=subprocess.DEVNULL if text is None else None,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        return Answer(done.returncode, done.stdout, done.stderr)
+
+    def enter(self, *command: str, text: str | None = None) -> str:
+        """Run a command inside as root without the machine's help (no SSH, no network); its output.
+
+        FlexiError where the machine is off or the command fails.
+        """
+        done = subprocess.run(
+            ["nsenter", f"--target={self._init()}", "--mount", "--uts", "--ipc", "--net", "--pid", "--root", *command],
+            input=text or "",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise FlexiError(f"{self.name}: {' '.join(command)}: {done.stderr.strip()}")
+        return done.stdout
+
+    def boot_id(self) -> str:
+        """Changes with every boot."""
+        return self.enter("cat", "/proc/sys/kernel/random/boot_id").strip()
+
+    def reboot(self, hard: bool = False, timeout_s: float = BOOT_TIMEOUT_S) -> None:
+        """Reboot it and wait until it can be reached again; `hard` cuts the power instead of asking."""
+        before = self.boot_id()
+        if hard:
+            nspawn = self.nspawn
+            if nspawn is not None:
+                nspawn.send(signal.SIGKILL)
+        else:
+            self.enter("systemctl", "--no-block", "reboot")
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline and self._booted() in (None, before):
+            time.sleep(0.1)
+        self.wait_until_reachable(max(1.0, deadline - time.monotonic()))
+
+    def kill(self) -> None:
+        """Cut the power; the machine stays off until `start`."""
+        # The supervisor takes nspawn along, and nspawn everything inside.
+        victims = [process for process in (self.supervisor, self.nspawn) if process is not None]
+        if processes.end(victims):
+            raise FlexiError(f"{self.name}: its processes do not end")
+
+    def _init(self) -> int:
+        """Pid of the machine's systemd, seen from here."""
+        nspawn = self.nspawn
+        if nspawn is not None:
+            try:
+                children = Path(f"/proc/{nspawn.pid}/task/{nspawn.pid}/children").read_text(encoding="ascii").split()
+            except (FileNotFoundError, ProcessLookupError):
+                children = []
+            if children:
+                return int(children[0])
+        raise FlexiError(f"{self.name} is off: ./flexi lab up switches it on")
+
+    def _booted(self) -> str | None:
+        try:
+            return self.boot_id()
+        except FlexiError:
+            return None
+
+    # -- breaking its GPUs --------------------------------------------------------------------------------------
+
+    def gpu(self, index: int) -> str:
+        """UUID of the GPU with this index; InputError where the machine has no such GPU."""
+        for card in self.spec.gpus:
+            if card["index"] == index:
+                return str(card["uuid"])
+        raise InputError(f"{self.name} has no GPU {index}; it has {self.spec.gpu_count} GPUs, counted from 0")
+
+    def faults(self) -> dict[str, Any]:
+        """What is switched on, as the simulated driver reads it."""
+        text = self.enter("sh", "-c", f"cat {FAULTS_FILE} 2>/dev/null || echo '{{}}'")
+        faults: dict[str, Any] = json.loads(text)
+        return faults
+
+    def lose(self, *indices: int) -> None:
+        """Let GPUs fall off the bus."""
+        lost = self.faults().get("lost", [])
+        self._set_faults({"lost": sorted({*lost, *(self.gpu(index) for index in indices)})})
+
+    def ecc_errors(self, index: int, count: int) -> None:
+        """Let a GPU count uncorrected memory errors."""
+        self._add_fault("ecc_uncorrected", self.gpu(index), count)
+
+    def foreign_memory(self, index: int, mib: int) -> None:
+        """Let somebody else take memory of a GPU."""
+        self._add_fault("foreign_mib", self.gpu(index), mib)
+
+    def mismatch(self) -> None:
+        """Replace the user-space library under the running driver, as a night's upgrade does."""
+        if not self._exists(USERLAND_FILE):
+            raise InputError(f"{self.name} has no driver installed, so nothing can mismatch: deploy first")
+        version = json.dumps({"version": MISMATCHED_VERSION})
+        keep = f"[ -e {USERLAND_FILE}.true ] || cp {USERLAND_FILE} {USERLAND_FILE}.true"
+        self.enter("sh", "-c", f"{keep}; cat >{USERLAND_FILE}", text=version)
+
+    def clear_faults(self) -> None:
+        """Everything right again, without a reboot. A GPU that was lost at the last boot needs one all the same."""
+        self.enter("rm", "-f", FAULTS_FILE)
+        if self._exists(f"{USERLAND_FILE}.true"):
+            self.enter("mv", f"{USERLAND_FILE}.true", USERLAND_FILE)
+
+    def _add_fault(self, kind: str, uuid: str, value: int) -> None:
+        self._set_faults({kind: {**self.faults().get(kind, {}), uuid: value}})
+
+    def _set_faults(self, changed: Mapping[str, object]) -> None:
+        text = json.dumps({**self.faults(), **changed}, indent=1)
+        # Whole or not at all: the driver may read it at any moment.
+        self.enter("sh", "-c", f"cat >{FAULTS_FILE}.new && mv {FAULTS_FILE}.new {FAULTS_FILE}", text=text)
+
+    def _exists(self, path: str) -> bool:
+        return self.enter("sh", "-c", f"[ -e {path} ] && echo yes || true").strip() == "yes"
+
+
+def resolver_configuration(
+    candidates: Sequence[Path] = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf")),
+) -> str:
+    """The host's resolv.conf, or systemd-resolved's own list where the host asks its loopback: a machine cannot."""
+    for path in candidates:
+        if not path.exists():
+            continue
+        servers = [line.split()[1] for line in path.read_text().splitlines() if line.startswith("nameserver ")]
+        usable = [server for server in servers if not server.startswith(LOOPBACK_RESOLVERS)]
+        if usable:
+            return "".join(f"nameserver {server}\n" for server in usable)
+    return ""

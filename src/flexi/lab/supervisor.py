@@ -1,0 +1,105 @@
+"""One machine's power supply: runs systemd-nspawn, and runs it again when the machine reboots.
+
+Started detached, in the machine's network namespace and in a mount namespace of its own: the overlay that is the
+machine's disk, and whatever nspawn mounts, ends with this process, however it ends.
+
+Usage: python -m flexi.lab.supervisor DIRECTORY   (with machine.json in it)
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from . import cache, cgroups, processes
+
+SPEC_FILE = "machine.json"
+PID_FILE = "supervisor.pid"
+NSPAWN_PID_FILE = "nspawn.pid"
+REBOOT = 133
+"""systemd-nspawn's exit status when the machine inside asked for a reboot and nobody else can do it."""
+NSPAWN_RUNTIME = Path("/run/systemd/nspawn")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What the supervisor has to know about its machine."""
+
+    hostname: str
+    machine: str
+    image: str
+    """Cache entry of the base image."""
+    base: str
+    """The image's root directory: the overlay's lower layer."""
+    namespace_path: str
+    cgroup: str | None
+    """Where the machine's control groups go; None where systemd has made a scope for us."""
+
+    def write(self, directory: Path) -> None:
+        (directory / SPEC_FILE).write_text(json.dumps(asdict(self)), encoding="utf-8")
+
+    @classmethod
+    def read(cls, directory: Path) -> Spec:
+        return cls(**json.loads((directory / SPEC_FILE).read_text(encoding="utf-8")))
+
+
+def nspawn_command(spec: Spec, root: Path) -> list[str]:
+    return [
+        "systemd-nspawn",
+        "--quiet",
+        "--boot",
+        f"--directory={root}",
+        f"--machine={spec.machine}",
+        f"--hostname={spec.hostname}",
+        "--register=no",
+        "--keep-unit",
+        f"--network-namespace-path={spec.namespace_path}",
+        # nftables is the machine's own affair: it has a network namespace for itself.
+        "--capability=CAP_NET_ADMIN",
+        "--resolv-conf=off",
+        "--timezone=off",
+        "--console=pipe",
+    ]
+
+
+def main(directory: Path) -> int:
+    processes.myself().write(directory / PID_FILE)
+    spec = Spec.read(directory)
+    cache.hold(Path(spec.image))
+    if spec.cgroup is not None:
+        cgroups.join(spec.cgroup)
+    root = directory / "root"
+    layers = f"lowerdir={spec.base},upperdir={directory / 'upper'},workdir={directory / 'work'}"
+    _run("mount", "-t", "overlay", "overlay", "-o", layers, str(root))
+    # nspawn's locks and sockets would stay behind on the host.
+    NSPAWN_RUNTIME.mkdir(parents=True, exist_ok=True)
+    _run("mount", "-t", "tmpfs", "tmpfs", str(NSPAWN_RUNTIME))
+    while True:
+        status = _boot(spec, root, directory)
+        # Killed means: somebody pulled the plug and put it back (`flexi lab reboot --hard`).
+        if status not in (REBOOT, -signal.SIGKILL):
+            print(f"{spec.hostname} is off: systemd-nspawn ended with status {status}", flush=True)
+            return 0 if status == 0 else 1
+
+
+def _boot(spec: Spec, root: Path, directory: Path) -> int:
+    """Run the machine until it stops; nspawn's exit status."""
+    command = nspawn_command(spec, root)
+    # A killed supervisor takes its machine along.
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=processes.die_with_parent) as nspawn:
+        process = processes.Process.of(nspawn.pid)
+        if process is not None:
+            process.write(directory / NSPAWN_PID_FILE)
+        return nspawn.wait()
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

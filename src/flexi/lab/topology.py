@@ -1,0 +1,79 @@
+"""The lab's machines, addresses and GPUs: one table. The same for every lab, so that one site file fits them all."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+NETWORK = "10.87.0"
+"""Inside a lab. Every lab has it in a network namespace of its own, so labs cannot collide."""
+PREFIX_LENGTH = 24
+ROUTER = 1
+SERVICES = 2
+UPLINK_NETWORK = "10.86"
+"""Outside: each lab gets a free 10.86.N.0/24, whose last byte names the same machine as inside."""
+
+SERVICES_ADDRESS = f"{NETWORK}.{SERVICES}"
+HTTP_PORT = 80
+REGISTRY_PORT = 5000
+
+OLLAMA_VERSIONS = ("0.24.0",)
+"""Releases that the lab's mirror offers."""
+
+ADMIN = "admin"
+"""The ordinary user with sudo that everything is deployed as."""
+CONSUMER = "lab"
+"""The consumer whose API key `flexi lab env` prints."""
+
+_GPU_NAMESPACE = uuid.UUID("6f1e9a8e-6f3c-5c0e-9d0d-0d8f3a0a5000")
+
+
+@dataclass(frozen=True)
+class GpuModel:
+    name: str
+    """As nvidia-smi says it."""
+    memory_total_mib: int
+    compute_cap: str
+
+
+@dataclass(frozen=True)
+class MachineSpec:
+    """One machine. `host_byte` is the last byte of its address, inside and outside."""
+
+    name: str
+    host_byte: int
+    gpu: GpuModel | None = None
+    gpu_count: int = 0
+
+    @property
+    def address(self) -> str:
+        return f"{NETWORK}.{self.host_byte}"
+
+    @property
+    def gpus(self) -> list[dict[str, object]]:
+        """The hardware as the simulated driver reads it (etc/flexi-lab/gpus.json)."""
+        if self.gpu is None:
+            return []
+        return [
+            {
+                "index": index,
+                "uuid": f"GPU-{uuid.uuid5(_GPU_NAMESPACE, f'{self.name}/{index}')}",
+                "name": self.gpu.name,
+                "memory_total_mib": self.gpu.memory_total_mib,
+                "pci_bus_id": f"00000000:{index + 1:02X}:00.0",
+                "compute_cap": self.gpu.compute_cap,
+            }
+            for index in range(self.gpu_count)
+        ]
+
+
+# Memory as published nvidia-smi outputs show it (an A40 of 48 GB with ECC on); both are Ampere GA102.
+RTX_A5000 = GpuModel("NVIDIA RTX A5000", 24564, "8.6")
+A40 = GpuModel("NVIDIA A40", 46068, "8.6")
+
+# The paper's table 2: server A has 8 A5000, server B 2 A40.
+MACHINES = (
+    MachineSpec("gateway", 10),
+    MachineSpec("server-a", 11, RTX_A5000, 8),
+    MachineSpec("server-b", 12, A40, 2),
+)
