@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
 import pytest
 
 from flexi.data import CATALOGUE, ModelFacts
+from flexi.lab.ollama_sim import catalogue, estimate
+from flexi.lab.ollama_sim.store import Model
 from flexi.plan.fit import CONTEXT_BYTES, MIB, Load, fit, load
 
 A5000 = 24564 * MIB
@@ -154,3 +159,26 @@ def test_nothing_takes_more_than_a_card_has() -> None:
     assert result.missing is None
     assert all(0 <= used <= A5000 for used in result.used_by_gpu)
     assert sum(result.used_by_gpu) > sum(item.facts.weights_bytes + item.kv_bytes for item in loads)
+
+
+@pytest.mark.parametrize("name", list(CATALOGUE))
+@pytest.mark.parametrize("slots", [1, 3])
+def test_the_simulated_ollama_reckons_the_same(name: str, slots: int) -> None:
+    """Two readings of Ollama's source, made apart from each other."""
+    facts = CATALOGUE[name]
+    values = catalogue.model_values(catalogue.specs({name: facts})[name])
+    if values["general.architecture"] not in ("llama", "gemma", "command-r", "dbrx", "phi3", "nomic-bert"):
+        pytest.skip("the simulator has no formula of its own for it")
+    ours = load(name, facts, 8192, slots, "f16")
+
+    def value(key: str, default: int) -> int:
+        found = values.get(f"{values['general.architecture']}.{key}", default)
+        assert isinstance(found, int)
+        return found
+
+    model = SimpleNamespace(
+        values=values, capabilities=["embedding"] if facts.embedding else [], path=None, architecture_value=value
+    )
+    theirs = estimate.estimate(cast(Model, model), ours.context, 512, ours.parallel, "f16")
+    assert theirs.layers == ours.layer_bytes
+    assert max(theirs.graph_full, theirs.graph_partial) == pytest.approx(ours.graph_bytes, rel=0.002)

@@ -90,34 +90,44 @@ def load(name: str, facts: ModelFacts, context: int, parallel: int, kv_cache: st
 
 
 def _graph(load: Load) -> int:
-    facts, heads = load.facts, load.facts.heads
-    width, vocabulary, head = load.facts.width, load.facts.vocabulary, load.facts.head_dim
+    """The larger of GraphSize's full and partial offload: before it knows how many cards it takes, Ollama reckons with
+    that (llm/server.go Load)."""
+    facts = load.facts
+    width, vocabulary, heads = facts.width, facts.vocabulary, facts.heads
+    head, keys = facts.head_dim, facts.head_dim * facts.kv_heads
     tokens = load.context * load.parallel
-    batch = min(BATCH, load.context)
+    batch = load.context if facts.embedding else min(BATCH, load.context)
     output = 4 * batch * (width + vocabulary)
-    partial = output + width * vocabulary * 105 // 128
+    offloaded_output = output + width * vocabulary * 105 // 128
+    square = width * width * 9 // 16
     match facts.architecture:
         case "llama" | "llama4":
-            full = max(4 * batch * (1 + 4 * width + tokens * (1 + heads)), output)
-            attention = (
-                4 * batch * (1 + width + max(tokens, width))
-                + width * width * 9 // 16
-                + 4 * tokens * (batch * heads + head * facts.kv_heads)
-            )
+            full = 4 * batch * (1 + 4 * width + tokens * (1 + heads))
             if facts.experts:
-                # Three expert tensors of one block, which are nearly all of its weights.
-                partial = max(facts.weights_bytes // (facts.layers + 1), attention)
+                # Three expert tensors of a block are nearly all of its weights; a feed-forward is up to 4 widths long.
+                block = facts.weights_bytes // (facts.layers + 1)
+                partial = max(
+                    block + 4 * batch * (8 * width + facts.kv_heads + width + tokens + keys),
+                    4 * (tokens * batch * heads + tokens * keys + batch * 1024 + keys * batch),
+                )
             else:
-                partial = 4 * batch * width + max(attention, partial)
+                attention = 4 * batch * (1 + width + max(tokens, width)) + square + 4 * tokens * (batch * heads + keys)
+                partial = 4 * batch * width + max(attention, offloaded_output)
         case "gemma" | "gemma2" | "gemma3" | "gemma3n":
-            full = max(output, 4 * batch * (2 + tokens + tokens * heads + 2 * width + 2 * head * heads))
+            full = 4 * batch * (2 + tokens * (1 + heads) + 2 * width + 2 * head * heads)
+            attention = 4 * batch * (2 * width + 1 + 2 * head * heads + tokens * (1 + heads)) + 4 * head * tokens * 8
+            partial = max(offloaded_output, attention + width * head * heads * 9 // 16)
         case "command-r":
-            full = max(output, 4 * batch * (2 + 4 * width + tokens * (1 + heads)))
+            full = 4 * batch * (2 + 4 * width + tokens * (1 + heads))
+            attention = 4 * batch * (1 + 2 * width + tokens * (1 + heads)) + 4 * width * tokens + square
+            partial = max(offloaded_output, attention)
         case "qwen2":
-            full = max(output, 4 * batch * (1 + 2 * width + tokens + tokens * heads))
+            full = 4 * batch * (1 + 2 * width + tokens * (1 + heads))
+            attention = 4 * (batch * (1 + 2 * width + tokens * (1 + heads)) + width * (1 + tokens))
+            partial = max(offloaded_output, attention)
         case _:
-            full = partial = facts.heads // facts.kv_heads * load.kv_bytes // 6
-    return max(full, partial)
+            return heads // facts.kv_heads * load.kv_bytes // 6
+    return max(full, partial, output)
 
 
 @dataclass(frozen=True)
