@@ -13,6 +13,7 @@ from flexi import deploying, keys, status, testing, verifying
 from flexi.bench import lab as lab_bench
 from flexi.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, FlexiError
 from flexi.lab import commands as lab_commands
+from flexi.paths import INVENTORY
 from flexi.plan import build_plan
 from flexi.plan.model import Plan
 from flexi.plan.render import render_plan
@@ -30,6 +31,20 @@ def load(site: str) -> tuple[Path, Plan]:
     """Site file and plan of a site's name or path. SiteError with every finding where the file is wrong."""
     path = find_site(site)
     return path, build_plan(load_site(path))
+
+
+def greeting(site_file: Path, plan: Plan) -> str:
+    """How to talk to a lab that is up: one request for a model on each GPU host."""
+    name = "" if site_file.parent == INVENTORY else f" --name {site_file.parents[1].name}"
+    lines = ["", "Talk to it:", "", f'  eval "$(./flexi lab env{name})"']
+    for host in (host for host in plan.hosts if host.ollama):
+        assert host.ollama is not None
+        models = [model for instance in host.ollama.instances for model in instance.models if not model.embedding]
+        quickest = max(models, key=lambda model: model.tokens_per_second or 0.0)
+        body = json.dumps({"model": quickest.name, "prompt": "Why is the sky blue?"})
+        lines += ["", f"  # {quickest.name} on {host.name}", '  curl -H "Authorization: Bearer $FLEXI_API_KEY" \\']
+        lines += [f"    $FLEXI_API_URL/api/generate -d '{body}'"]
+    return "\n".join(lines)
 
 
 def print_json(value: object) -> None:
@@ -151,6 +166,16 @@ def run_tests(tier: str, pytest_args: tuple[str, ...]) -> None:
 
 
 cli.add_command(lab_commands.lab)
+
+
+def _after_lab_up(site_file: Path) -> int:
+    exit_status = deploying.deploy_and_verify(site_file, out())
+    if exit_status == EXIT_OK:
+        out().print(greeting(*load(str(site_file))), soft_wrap=True)
+    return exit_status
+
+
+lab_commands.after_up = _after_lab_up
 
 
 def main() -> None:
