@@ -6,6 +6,7 @@ import time
 from collections.abc import Generator
 from io import StringIO
 
+from paramiko import SSHException
 from pyinfra import host
 from pyinfra.api import FileUploadCommand, FunctionCommand, QuoteString, StringCommand, operation
 from pyinfra.api.host import Host
@@ -68,14 +69,18 @@ def _wait_for_new_boot(state: State, host: Host, old_boot_id: str, timeout_s: in
         host.disconnect()
         time.sleep(1)
         host.connect(show_errors=False)
-        if not host.connected:
-            continue
-        try:
-            if host.get_fact(BootId) != old_boot_id:
-                return True
-        except Exception:  # the connection went down under the question: the reboot has begun
-            continue
+        if host.connected and _boot_id(host) not in (None, old_boot_id):
+            return True
     return say(state, host, f"did not come back within {timeout_s} s of its reboot; look at its console")
+
+
+def _boot_id(host: Host) -> str | None:
+    """Asked below pyinfra's facts, which would fail the host when the connection breaks under the question."""
+    try:
+        answered, output = host.run_shell_command(BootId().command(), _timeout=10)
+    except (OSError, EOFError, TimeoutError, SSHException):
+        return None
+    return BootId().process(output.stdout_lines) if answered and output.stdout_lines else None
 
 
 def _check_driver(state: State, host: Host, major: int) -> bool:

@@ -202,6 +202,8 @@ class Driver:
         path = self._held / f"{pid or os.getpid()}.json"
         draft = path.with_suffix(".tmp")
         draft.write_text(json.dumps(mib), encoding="utf-8")
+        # The real driver tells everyone, whatever umask the process has that holds the memory.
+        draft.chmod(0o644)
         draft.replace(path)
 
     def computing(self) -> None:
