@@ -110,8 +110,9 @@ def test_the_agent_brings_a_host_up_and_ends_at_once(start: Any, tmp_path: Path)
             sock.sendall(b"a llama3:8b\n")
             assert sock.recv(100) == b"up ready\n"
         assert status.stat().st_mode & 0o777 == 0o644
+        sample = 'flexi_model_ready{group="a",model="llama3:8b"} 1'
         metrics = status.parent / "metrics.prom"
-        until(lambda: 'flexi_model_ready{group="a",model="llama3:8b"} 1' in metrics.read_text(), "the metric says so")
+        until(lambda: metrics.exists() and sample in metrics.read_text(), "the metric says so")
         assert agent.end() == 0
     lines = agent.output.read_text().splitlines()
     assert "a llama3:8b: loading -> ready" in lines

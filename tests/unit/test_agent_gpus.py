@@ -71,19 +71,36 @@ def test_a_lost_gpu_takes_its_own_group_down_and_no_other(smi: Path) -> None:
     assert words.startswith("GPU-bbbbbbbb is not visible; the group has 0 of its 1 GPUs; Unable to determine")
 
 
+def test_when_a_lost_gpu_blocks_every_question_the_others_are_asked_for_alone(smi: Path) -> None:
+    (smi / "nvidia-smi").write_text(
+        f"""#!/bin/sh
+case "$*" in
+  *--id={UUIDS[0]}) echo '{smi_line(0, UUIDS[0])}' ;;
+  *) echo '{LOST}'; exit 15 ;;
+esac
+"""
+    )
+    (smi / "nvidia-smi").chmod(0o755)
+    seen = gpus.look(UUIDS)
+    assert [gpu.uuid for gpu in seen.gpus] == [UUIDS[0]]
+    assert "GPU is lost" in (seen.driver.error or "")
+    assert gpus.fault(seen, UUIDS[:1], time.monotonic()) is None
+    assert "GPU-bbbbbbbb is not visible" in (gpus.fault(seen, UUIDS, time.monotonic()) or "")
+
+
 def test_a_lost_gpu_can_still_have_a_line(smi: Path) -> None:
     say(smi, smi_line(0, UUIDS[0]) + "\n" + f"1, {UUIDS[1]}" + ", [GPU is lost]" * 7)
     assert "not visible" in (gpus.fault(gpus.look(), UUIDS, time.monotonic()) or "")
 
 
 def test_no_nvidia_smi_no_answer_and_no_gpu(smi: Path) -> None:
-    assert gpus.look(["no-such-nvidia-smi"]).driver.error == "no-such-nvidia-smi is not installed"
+    assert gpus.look(command=["no-such-nvidia-smi"]).driver.error == "no-such-nvidia-smi is not installed"
     say(smi, "", status=0)
     assert "shows no GPU" in (gpus.look().driver.error or "")
 
 
 def test_a_hanging_nvidia_smi_is_given_up() -> None:
-    seen = gpus.look([sys.executable, "-c", "import signal; signal.pause()"], timeout_s=0.05)
+    seen = gpus.look(command=[sys.executable, "-c", "import signal; signal.pause()"], timeout_s=0.05)
     assert seen.timed_out
     assert "gives no answer in 0.05 s" in (seen.driver.error or "")
 

@@ -309,3 +309,25 @@ def test_a_faulty_download_does_not_stop_the_next_one(make: Any, ollama: FakeOll
     rig.until_model(Phase.READY, "big:70b")
     rig.until_model(Phase.READY)
     assert [body["model"] for path, body in ollama.calls if path == "/api/pull"][:2] == [LLAMA, "big:70b"]
+
+
+def test_a_keep_alive_that_cannot_be_renewed_is_a_note(make: Any, ollama: FakeOllama) -> None:
+    ollama.make_resident(LLAMA, expires_at=SOON)
+    ollama.load_errors[:] = ["server busy"] * 3
+    rig = make(stored=(LLAMA,))
+    assert "server busy" in (until(lambda: (rig.model() or ModelView("", Phase.STARTING)).reason, "a note"))
+    assert rig.model().phase is Phase.READY
+    until(lambda: rig.model().reason is None, "the note goes once it is renewed")
+
+
+def test_a_model_that_was_deleted_by_hand_is_downloaded_again_and_not_ready_meanwhile(
+    make: Any, ollama: FakeOllama
+) -> None:
+    rig = make(stored=(LLAMA,))
+    rig.until_model(Phase.READY)
+    ollama.pull_may_go_on.clear()
+    ollama.stored.clear()
+    assert LLAMA in ollama.resident
+    rig.until_model(Phase.DOWNLOADING)
+    ollama.pull_may_go_on.set()
+    rig.until_model(Phase.READY)

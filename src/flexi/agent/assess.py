@@ -59,6 +59,9 @@ class Work:
     download: Download | None = None
     loading: bool = False
     failure: str | None = None
+    """Why the model is not there."""
+    note: str | None = None
+    """What is wrong with it although it serves."""
 
 
 def assess(config: InstanceConfig, seen: Observation, work: Mapping[str, Work]) -> InstanceView:
@@ -115,29 +118,35 @@ def _model(model: ModelConfig, seen: Observation, work: Work) -> ModelView:
         )
     if work.loading:
         return replace(view, phase=Phase.LOADING)
+    if seen.stored is not None and full_name(model.name) not in seen.stored:
+        return _absent(view, work)
     if resident and resident.size > 0:
         percent = offloaded_percent(resident)
         if percent:
             return replace(view, phase=Phase.FAULT, reason=f"{model.name} runs {percent} % on the CPU")
         return replace(view, reason=_note(model, resident, work))
-    if work.download:
-        done = work.download
-        return replace(view, phase=Phase.DOWNLOADING, completed=done.completed, total=done.total)
     if work.failure:
         return replace(view, phase=Phase.FAULT, reason=work.failure)
     if resident:
         return replace(view, phase=Phase.LOADING)
     if seen.stored is None:
         return replace(view, phase=Phase.STARTING, reason="the store has not been read yet")
-    if full_name(model.name) not in seen.stored:
-        return replace(view, phase=Phase.STARTING, reason="waits for its download")
     return replace(view, phase=Phase.LOADING, reason="waits to be loaded")
+
+
+def _absent(view: ModelView, work: Work) -> ModelView:
+    """A model that the store lacks. Even one that is still in memory does not serve: Ollama answers with 404."""
+    if work.download:
+        return replace(view, phase=Phase.DOWNLOADING, completed=work.download.completed, total=work.download.total)
+    if work.failure:
+        return replace(view, phase=Phase.FAULT, reason=work.failure)
+    return replace(view, phase=Phase.STARTING, reason="waits for its download")
 
 
 def _note(model: ModelConfig, resident: Resident, work: Work) -> str | None:
     notes = []
     if resident.context_length and resident.context_length != model.context:
         notes.append(f"loaded with a context of {resident.context_length} tokens instead of {model.context}")
-    if work.failure:
-        notes.append(work.failure)
+    if work.note:
+        notes.append(work.note)
     return "; ".join(notes) or None

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from . import report, systemd
 from .check import Checker, drain_reason, serve
 from .config import AgentConfig
-from .gpus import GpuWatch
+from .env_file import EnvFileError, gpu_uuids
+from .gpus import GpuWatch, look
 from .keeper import Keeper
 from .ollama import Ollama
 from .state import Board
@@ -84,7 +85,7 @@ async def _run(config: AgentConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ending.set)
     board = Board(say)
-    watch = GpuWatch()
+    watch = GpuWatch(lambda: look(_wanted(config)))
     watch.start()
     keepers = [
         Keeper(instance, Ollama(instance.url), watch.latest, board.put, config.interval_s)
@@ -110,6 +111,17 @@ async def _run(config: AgentConfig) -> None:
         systemd.notify("WATCHDOG=1")
         await _pause(ending, beat_s)
     systemd.notify("STOPPING=1")
+
+
+def _wanted(config: AgentConfig) -> list[str]:
+    """The UUIDs of all groups. A file that cannot be read is the business of its keeper, which says so."""
+    uuids: list[str] = []
+    for instance in config.instances:
+        try:
+            uuids.extend(gpu_uuids(instance.env_file))
+        except EnvFileError:
+            continue
+    return uuids
 
 
 async def _until(ending: asyncio.Event, timeout_s: float, done: Callable[[], bool]) -> None:

@@ -6,17 +6,16 @@ Ollama looks for GPUs once, at its start, and serves from the CPU without a word
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from . import gpus
 from .env_file import EnvFileError, gpu_uuids
 
 
-def refusal(env_file: Path, look: Callable[[], gpus.GpuReport] = gpus.look) -> str | None:
+def refusal(env_file: Path) -> str | None:
     """Why the instance of `env_file` must not start, in one line; None where it may."""
     try:
         uuids = gpu_uuids(env_file)
     except EnvFileError as error:
         return str(error)
-    return gpus.fault(look(), uuids, time.monotonic())
+    return gpus.fault(gpus.look(uuids), uuids, time.monotonic())

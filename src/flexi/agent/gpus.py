@@ -20,6 +20,8 @@ FIELDS = (
     "driver_version,ecc.errors.uncorrected.volatile.total"
 )
 COMMAND = ("nvidia-smi", f"--query-gpu={FIELDS}", "--format=csv,noheader,nounits")
+INIT_FAILED = "Failed to initialize NVML"
+"""The driver as a whole does not work: no card will answer alone either."""
 TIMEOUT_S = 10.0
 EVERY_S = 5.0
 STALE_S = 30.0
@@ -64,12 +66,46 @@ class GpuReport:
 
 
 def look(
+    wanted: Sequence[str] = (),
     command: Sequence[str] = COMMAND,
     timeout_s: float = TIMEOUT_S,
     kernel_version_file: Path = KERNEL_VERSION_FILE,
 ) -> GpuReport:
-    """Ask nvidia-smi once; a failure is in the report's `driver.error`, never an exception."""
-    kernel = kernel_version(kernel_version_file)
+    """Ask nvidia-smi; a failure is in the report's `driver.error`, never an exception.
+
+    One lost card makes nvidia-smi refuse every question about the whole host. Then each card in `wanted` (UUIDs) is
+    asked for alone, so that the groups that still have all of theirs are not taken for lost as well.
+    """
+    answer = _ask(command, timeout_s)
+    gpus, words = parse(answer.text)
+    if answer.status and not gpus and INIT_FAILED not in answer.text:
+        alone = [_ask((*command, f"--id={uuid}"), timeout_s) for uuid in wanted]
+        gpus = tuple(gpu for one in alone if not one.status for gpu in parse(one.text)[0])
+    error: str | None = answer.failure
+    if error is None and (answer.status or not gpus):
+        error = "; ".join(words) or f"{command[0]} shows no GPU (exit status {answer.status})"
+    library = re.search(r"NVML library version: (\d+(?:\.\d+)*)", answer.text)
+    version = library.group(1) if library else gpus[0].driver_version if gpus else None
+    return GpuReport(
+        gpus=tuple(sorted(gpus, key=lambda gpu: gpu.index)),
+        driver=Driver(kernel_version(kernel_version_file), version, error),
+        at=time.monotonic(),
+        indices={gpu.uuid: gpu.index for gpu in gpus},
+        timed_out=answer.timed_out,
+    )
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What a call of nvidia-smi printed, or `failure`: why it could not be called."""
+
+    text: str = ""
+    status: int = 0
+    failure: str | None = None
+    timed_out: bool = False
+
+
+def _ask(command: Sequence[str], timeout_s: float) -> _Answer:
     try:
         done = subprocess.run(
             command,
@@ -83,19 +119,12 @@ def look(
             env={**os.environ, "LC_ALL": "C"},
         )
     except subprocess.TimeoutExpired:
-        error = f"{command[0]} gives no answer in {timeout_s:g} s"
-        return GpuReport((), Driver(kernel, None, error), time.monotonic(), timed_out=True)
+        return _Answer(failure=f"{command[0]} gives no answer in {timeout_s:g} s", timed_out=True)
     except FileNotFoundError:
-        return GpuReport((), Driver(kernel, None, f"{command[0]} is not installed"), time.monotonic())
+        return _Answer(failure=f"{command[0]} is not installed")
     except OSError as failure:
-        return GpuReport((), Driver(kernel, None, f"{command[0]}: {failure.strerror}"), time.monotonic())
-    gpus, words = parse(done.stdout)
-    library = re.search(r"NVML library version: ([\d.]+)", done.stdout)
-    error_words: str | None = None
-    if done.returncode != 0 or not gpus:
-        error_words = "; ".join(words) or f"{command[0]} shows no GPU (exit status {done.returncode})"
-    version = library.group(1).rstrip(".") if library else gpus[0].driver_version if gpus else None
-    return GpuReport(gpus, Driver(kernel, version, error_words), time.monotonic(), {g.uuid: g.index for g in gpus})
+        return _Answer(failure=f"{command[0]}: {failure.strerror}")
+    return _Answer(done.stdout, done.returncode)
 
 
 def parse(text: str) -> tuple[tuple[Gpu, ...], list[str]]:

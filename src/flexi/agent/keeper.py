@@ -235,6 +235,7 @@ class Keeper:
                 self._client.delete(model.source)
         except (NotRunning, NoAnswer):
             # The instance's own trouble, which the next look tells; not a fault of this download.
+            backoff.succeeded(self._clock())
             self._finish(self._pulls, model, Work())
         except OllamaError as error:
             backoff.failed(self._clock())
@@ -287,25 +288,32 @@ class Keeper:
             backoff = backoffs.reload if offloaded_percent(resident) else backoffs.keep
         # A model whose keep-alive is renewed goes on serving meanwhile.
         self._begin(self._loads, model, Work(loading=backoff is not backoffs.keep))
-        failure: str | None = None
+        after = Work()
         try:
             if backoff is backoffs.reload:
                 self._client.unload(model.name)
             self._client.load(model.name, model.embedding)
         except NotRunning:
-            pass
+            # The next look tells it. Counted nevertheless: a load that ends the instance must not do so all day.
+            backoff.succeeded(self._clock())
         except OllamaError as error:
-            failure = f"the load fails: {error}"
-        now = self._clock()
-        if failure is None:
-            backoff.succeeded(now)
-            if backoff is backoffs.reload:
-                backoff.not_before = max(backoff.not_before, now + self._pace.reload_again_s)
-            if backoff is backoffs.load and backoff.attempts > 2:
-                failure = "it is unloaded again and again soon after it was loaded: is there room for it?"
+            if backoff is backoffs.keep:
+                after = Work(note=f"its keep-alive cannot be renewed: {error}")
+            else:
+                after = Work(failure=f"the load fails: {error}")
+            backoff.failed(self._clock())
         else:
-            backoff.failed(now)
-        self._finish(self._loads, model, Work(failure=failure))
+            self._succeeded(backoffs, backoff)
+            if backoff is backoffs.load and backoff.attempts > 2:
+                after = Work(failure="it is unloaded again and again soon after it was loaded: is there room for it?")
+        self._finish(self._loads, model, after)
+
+    def _succeeded(self, backoffs: _Backoffs, backoff: Backoff) -> None:
+        now = self._clock()
+        backoff.succeeded(now)
+        if backoff is backoffs.reload:
+            # Even the first success is followed by a pause: if it did not help, the next one would not either.
+            backoff.not_before = max(backoff.not_before, now + self._pace.reload_again_s)
 
     # Both
 
@@ -340,7 +348,7 @@ class Keeper:
 
 
 def _together(pull: Work, load: Work) -> Work:
-    return Work(pull.download, load.loading, pull.failure or load.failure)
+    return Work(pull.download, load.loading, pull.failure or load.failure, load.note)
 
 
 def _leftover(model: ModelConfig, stored: frozenset[str]) -> bool:
