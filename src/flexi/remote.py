@@ -54,6 +54,16 @@ def ssh_options(ssh: SshPlan, connect_timeout_s: int = 10) -> list[str]:
     return options
 
 
+def direct_address(ssh: SshPlan) -> str | None:
+    """Where OpenSSH itself would connect to (its configuration may rename a host); None behind a jump host."""
+    argv = ["ssh", "-G", *(["-F", ssh.config] if ssh.config else []), ssh.address]
+    settings = subprocess.run(argv, capture_output=True, text=True, check=False).stdout
+    values = dict(line.partition(" ")[::2] for line in settings.splitlines())
+    if any(values.get(jump, "none") != "none" for jump in ("proxyjump", "proxycommand")):
+        return None
+    return values.get("hostname", ssh.address)
+
+
 def run(host: HostPlan, command: str, timeout_s: float = 30) -> Answer:
     """Run a shell command on the host as the site's SSH user. Status 255 where the host cannot be reached."""
     argv = ["ssh", *ssh_options(host.ssh), "-p", str(host.ssh.port), f"{host.ssh.user}@{host.ssh.address}", command]

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flexi.lab.lab import Lab
 
+from flexi.lab.lab import Lab
 from flexi.paths import ROOT
 from flexi.plan import build_plan
 from flexi.plan.model import Plan
@@ -94,7 +94,7 @@ class Site:
     @property
     def key_header(self) -> Path:
         """A file with the lab consumer's key as a header, for curl's -H @file: never in an argument."""
-        path = self.lab.state_dir / "test.header"
+        path = self.lab.directory / "test.header"
         path.touch(mode=0o600)
         path.write_text(f"Authorization: Bearer {self.key}\n")
         return path

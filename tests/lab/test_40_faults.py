@@ -27,7 +27,7 @@ def fault(site: Site, host: str, *what: str) -> None:
     ("host", "what", "words"),
     [
         ("server-b", ["mismatch"], "version mismatch"),
-        ("server-a", ["lost", "3"], "not visible"),
+        ("server-a", ["lost", "--gpu", "3"], "not visible"),
     ],
     ids=["driver mismatch", "GPU lost"],
 )
@@ -53,7 +53,7 @@ def test_an_instance_does_not_start_without_its_gpus(healthy: Site) -> None:
     """The gate before the start: no GPU, no CPU fall-back, and a start as soon as the GPU is back."""
     site = healthy
     instance = next(i for i in site.plan.instances if i.host == "server-b")
-    fault(site, "server-b", "lost", "1")
+    fault(site, "server-b", "lost", "--gpu", "1")
     site.ssh("server-b", f"sudo systemctl restart {instance.unit}")
     log = site.ssh("server-b", f"sudo journalctl -u {instance.unit} -o cat -n 20 --no-pager").stdout
     assert "not visible" in log

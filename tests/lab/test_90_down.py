@@ -24,11 +24,11 @@ def remains(lab_id: str) -> str:
 
 
 def test_down_leaves_nothing(site: Site) -> None:
-    lab_id = site.lab.id
+    lab_id = site.lab.naming.id
     assert remains(lab_id), "this test cannot see the lab at all"
     done = flexi("lab", "down", "--name", site.lab.name)
     assert done.status == 0, done.text
     assert remains(lab_id) == ""
-    assert not site.lab.state_dir.exists()
+    assert not site.lab.directory.exists()
     again = flexi("lab", "down", "--name", site.lab.name)
     assert again.status == 0, "taking down what is down is fine"
