@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 import sys
@@ -32,11 +33,25 @@ def inventory_file(site_file: Path) -> Path:
 def pyinfra_command(site_file: Path, *, dry: bool = False, limit: Sequence[str] = ()) -> list[str]:
     """The command that an admin could type as well, run from the checkout."""
     command = [str(Path(sys.executable).with_name("pyinfra"))]
-    command += ["--dry"] if dry else ["-y"]
+    # pyinfra tells its story on standard error; with --json the outcome of each host is on standard output.
+    command += ["--dry"] if dry else ["-y", "--json"]
     for host in limit:
         command += ["--limit", host]
     path = inventory_file(site_file).resolve()
     return [*command, str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path), "deploy.py"]
+
+
+def failed_hosts(output: str) -> list[str]:
+    """Hosts that pyinfra's --json names as failed; empty where it ended before it could say so."""
+    try:
+        return [str(name) for name in json.loads(output)["results"]["failed_hosts"]]
+    except (ValueError, KeyError, TypeError):
+        return []
+
+
+def changes(output: str) -> int:
+    """How many operations changed something, summed over the hosts."""
+    return int(json.loads(output)["results"]["totals"]["success"])
 
 
 def deploy(plan: Plan, site_file: Path, console: Console, *, dry: bool, limit: Sequence[str], wait: bool) -> int:
@@ -47,10 +62,14 @@ def deploy(plan: Plan, site_file: Path, console: Console, *, dry: bool, limit: S
             raise InputError(f"--limit {name}: the site has no such host; it has {', '.join(known)}")
     command = pyinfra_command(site_file, dry=dry, limit=limit)
     console.print(f"$ {shlex.join(command)}", highlight=False, soft_wrap=True)
-    done = subprocess.run(command, cwd=ROOT, check=False)
+    done = subprocess.run(command, cwd=ROOT, stdout=None if dry else subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
-        raise FlexiError("not every host was deployed: see above which, and why; it is safe to run it again")
-    if dry or not wait or limit:
+        failed = failed_hosts(done.stdout or "") or list(limit) or known
+        raise FlexiError(f"see above why; safe to run again once it is mended. Not deployed: {', '.join(failed)}")
+    if dry:
+        return EXIT_OK
+    console.print(f"{changes(done.stdout)} operations changed something", highlight=False)
+    if not wait or limit:
         return EXIT_OK
     result = status.wait_until_ready(plan, console, READY_TIMEOUT_S)
     if not result.ready:

@@ -74,7 +74,7 @@ def show(health: Health, console: Console) -> None:
         console.print()
     passed = sum(check.outcome == "passed" for check in health.checks)
     if health.exit_status == EXIT_OK:
-        console.print(f"[bold green]{health.site} is well[/]: {passed} checks passed on {len(hosts)} hosts.")
+        console.print(f"[bold green]{health.site} is well[/]: {passed} checks passed.")
     else:
         console.print(
             f"[bold red]{health.site} is not well[/]: {len(health.failed)} of {len(health.checks)} checks failed."
