@@ -65,9 +65,13 @@ DISTRIB_DESCRIPTION="Ubuntu 22.04.5 LTS"
 
 FILES: dict[str, str] = {
     "etc/lsb-release": LSB_RELEASE,
+    # Ubuntu has sbin on everybody's path, Debian only on root's.
+    "etc/environment": 'PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"\n',
     # The default user of a cloud image: sudo without a password, keys only.
     f"etc/sudoers.d/{topology.ADMIN}": f"{topology.ADMIN} ALL=(ALL) NOPASSWD:ALL\n",
     "etc/ssh/sshd_config.d/50-lab.conf": "PasswordAuthentication no\nPermitRootLogin no\nUseDNS no\n",
+    # As a small server image: translations of package descriptions would be most of `apt-get update`.
+    "etc/apt/apt.conf.d/90-lab": 'Acquire::Languages "none";\n',
     # Which archives Ubuntu's unattended-upgrades trusts, in place of Debian's.
     "etc/apt/apt.conf.d/50unattended-upgrades": (
         "Unattended-Upgrade::Allowed-Origins {\n"
@@ -88,6 +92,7 @@ FILES: dict[str, str] = {
         "[Unit]\nDescription=Simulated kernel: load the NVIDIA modules that this boot finds\n"
         "DefaultDependencies=no\nBefore=sysinit.target\n"
         "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/usr/lib/flexi-lab/boot\n"
+        "[Install]\nWantedBy=sysinit.target\n"
     ),
 }
 

@@ -103,7 +103,7 @@ class Lab:
             self._down()
 
     def _down(self) -> None:
-        pids = [machine.supervisor for machine in self.machines] + [machine.nspawn for machine in self.machines]
+        pids = [machine.supervisor for machine in self.machines] + [machine.power for machine in self.machines]
         known = [process for process in [*pids, self._services] if process is not None]
         # Twice: what a supervisor started while it was being ended is found by its namespace.
         left = processes.end([*known, *network.processes_inside(self.naming)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -19,7 +20,7 @@ from flexi.errors import FlexiError, InputError
 
 from . import cgroups, image, network, processes, ssh
 from .naming import Naming
-from .supervisor import NSPAWN_PID_FILE, PID_FILE, Spec
+from .supervisor import AGAIN_FILE, PID_FILE, POWER_PID_FILE, Spec
 from .topology import SERVICES_ADDRESS, MachineSpec
 from .vendor import repository
 
@@ -135,8 +136,9 @@ class Machine:
         return processes.read(self.directory / PID_FILE)
 
     @property
-    def nspawn(self) -> processes.Process | None:
-        return processes.read(self.directory / NSPAWN_PID_FILE)
+    def power(self) -> processes.Process | None:
+        """The process whose end is the machine's end."""
+        return processes.read(self.directory / POWER_PID_FILE)
 
     def wait_until_reachable(self, timeout_s: float = BOOT_TIMEOUT_S) -> None:
         """Wait until its admin may log in over SSH; FlexiError with the console's last lines after the time-out."""
@@ -193,9 +195,9 @@ class Machine:
         """Reboot it and wait until it can be reached again; `hard` cuts the power instead of asking."""
         before = self.boot_id()
         if hard:
-            nspawn = self.nspawn
-            if nspawn is not None:
-                nspawn.send(signal.SIGKILL)
+            (self.directory / AGAIN_FILE).touch()
+            # nspawn itself and not `power`, which so outlives everything inside: the next boot finds nothing running.
+            os.kill(self._nspawn(), signal.SIGKILL)
         else:
             self.enter("systemctl", "--no-block", "reboot")
         deadline = time.monotonic() + timeout_s
@@ -205,21 +207,21 @@ class Machine:
 
     def kill(self) -> None:
         """Cut the power; the machine stays off until `start`."""
-        # The supervisor takes nspawn along, and nspawn everything inside.
-        victims = [process for process in (self.supervisor, self.nspawn) if process is not None]
-        if processes.end(victims):
+        # The supervisor takes everything along; who waits for the namespace to be empty has seen it end.
+        victims = [process for process in (self.supervisor, self.power) if process is not None]
+        if processes.end(victims) or processes.end(network.processes_in(self._naming.namespace(self.name))):
             raise FlexiError(f"{self.name}: its processes do not end")
+
+    def _nspawn(self) -> int:
+        return self._child(self.power.pid if self.power else None)
 
     def _init(self) -> int:
         """Pid of the machine's systemd, seen from here."""
-        nspawn = self.nspawn
-        if nspawn is not None:
-            try:
-                children = Path(f"/proc/{nspawn.pid}/task/{nspawn.pid}/children").read_text(encoding="ascii").split()
-            except (FileNotFoundError, ProcessLookupError):
-                children = []
-            if children:
-                return int(children[0])
+        return self._child(self._nspawn())
+
+    def _child(self, pid: int | None) -> int:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, IndexError):
+            return int(Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()[0])
         raise FlexiError(f"{self.name} is off: ./flexi lab up switches it on")
 
     def _booted(self) -> str | None:

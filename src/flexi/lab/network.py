@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
-import os
 import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -88,11 +87,12 @@ def namespaces(naming: Naming) -> list[str]:
 
 def processes_inside(naming: Naming) -> list[processes.Process]:
     """All processes in the lab's network namespaces: they are the lab's, whoever started them."""
-    found = []
-    for namespace in namespaces(naming):
-        listing = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, text=True, check=False)
-        found += [process for pid in listing.stdout.split() if (process := processes.Process.of(int(pid)))]
-    return found
+    return [process for namespace in namespaces(naming) for process in processes_in(namespace)]
+
+
+def processes_in(namespace: str) -> list[processes.Process]:
+    listing = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, text=True, check=False)
+    return [process for pid in listing.stdout.split() if (process := processes.Process.of(int(pid)))]
 
 
 def inside(namespace: str) -> list[str]:
@@ -181,7 +181,9 @@ def _remember_host() -> None:
     forward = REMEMBERED / "ip_forward"
     if not forward.exists():
         forward.write_text(FORWARD.read_text(encoding="ascii"), encoding="ascii")
-    if not os.path.ismount(NAMESPACES):
+    # Not os.path.ismount: it does not see a directory that is bound to itself.
+    mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+    if f" {NAMESPACES} " not in mounts:
         (REMEMBERED / "netns").touch()
 
 

@@ -9,7 +9,7 @@ Usage: python -m flexi.lab.supervisor DIRECTORY   (with machine.json in it)
 from __future__ import annotations
 
 import json
-import signal
+import os
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -19,9 +19,13 @@ from . import cache, cgroups, processes
 
 SPEC_FILE = "machine.json"
 PID_FILE = "supervisor.pid"
-NSPAWN_PID_FILE = "nspawn.pid"
+POWER_PID_FILE = "power.pid"
+AGAIN_FILE = "power-on-again"
+"""Made by who cuts the power and wants the machine to boot afterwards."""
 REBOOT = 133
 """systemd-nspawn's exit status when the machine inside asked for a reboot and nobody else can do it."""
+ENVIRONMENT = os.environ | {"SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network"}
+"""/proc/sys/net belongs to the machine's own network namespace, so it may write there; the rest is the host's."""
 NSPAWN_RUNTIME = Path("/run/systemd/nspawn")
 
 
@@ -49,6 +53,8 @@ class Spec:
 
 def nspawn_command(spec: Spec, root: Path) -> list[str]:
     return [
+        # A killed nspawn leaves its machine running; as the first process of a pid namespace it takes it along.
+        *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc"),
         "systemd-nspawn",
         "--quiet",
         "--boot",
@@ -80,21 +86,24 @@ def main(directory: Path) -> int:
     _run("mount", "-t", "tmpfs", "tmpfs", str(NSPAWN_RUNTIME))
     while True:
         status = _boot(spec, root, directory)
-        # Killed means: somebody pulled the plug and put it back (`flexi lab reboot --hard`).
-        if status not in (REBOOT, -signal.SIGKILL):
+        again = directory / AGAIN_FILE
+        if status != REBOOT and not again.exists():
             print(f"{spec.hostname} is off: systemd-nspawn ended with status {status}", flush=True)
             return 0 if status == 0 else 1
+        again.unlink(missing_ok=True)
 
 
 def _boot(spec: Spec, root: Path, directory: Path) -> int:
     """Run the machine until it stops; nspawn's exit status."""
     command = nspawn_command(spec, root)
     # A killed supervisor takes its machine along.
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=processes.die_with_parent) as nspawn:
-        process = processes.Process.of(nspawn.pid)
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, env=ENVIRONMENT, preexec_fn=processes.die_with_parent
+    ) as power:
+        process = processes.Process.of(power.pid)
         if process is not None:
-            process.write(directory / NSPAWN_PID_FILE)
-        return nspawn.wait()
+            process.write(directory / POWER_PID_FILE)
+        return power.wait()
 
 
 def _run(*command: str) -> None:

@@ -255,7 +255,7 @@ def _table(cards: list[Card], driver: Driver, version: str) -> str:
     out = [
         time.strftime("%a %b %e %H:%M:%S %Y"),
         "+" + "-" * 85 + "+",
-        f"| {f'{heading:<38}Driver Version: {version:<14}CUDA Version: {cuda}':<83} |",
+        f"| {f'{heading:<34}Driver Version: {version:<13}CUDA Version: {cuda}':<83} |",
         line.replace("+", "|", 1)[:-1] + "|",
         f"| {'GPU  Name':<24}{'Persistence-M':<13} | {'Bus-Id':<13}{'Disp.A':>7} | {'Volatile Uncorr. ECC':>20} |",
         f"| {'Fan  Temp   Perf':<20}{'Pwr:Usage/Cap':>17} | {'Memory-Usage':>20} | {'GPU-Util  Compute M.':>20} |",
