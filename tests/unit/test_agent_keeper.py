@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from agent_fakes import SOON, UUIDS, FakeOllama, fake_ollama, report, until
 
+from flexi.agent.backoff import Backoff
 from flexi.agent.config import InstanceConfig, ModelConfig
 from flexi.agent.gpus import GpuReport
 from flexi.agent.keeper import Keeper, Pace
@@ -33,7 +35,7 @@ class Rig:
     """A keeper, its instance, its GPUs and its board."""
 
     def __init__(
-        self, ollama: FakeOllama, env_file: Path, models: tuple[ModelConfig, ...], gpus: GpuReport | None
+        self, ollama: FakeOllama, env_file: Path, models: tuple[ModelConfig, ...], gpus: GpuReport | None, pace: Pace
     ) -> None:
         self.ollama = ollama
         self.report = gpus
@@ -41,7 +43,7 @@ class Rig:
         self.board = Board(self.log.append)
         config = InstanceConfig("a", ollama.url, env_file, models)
         client = Ollama(ollama.url, Timeouts(answer_s=0.2, store_s=0.5, load_s=5, pull_s=5))
-        self.keeper = Keeper(config, client, lambda: self.report, self.board.put, 0.1, FAST)
+        self.keeper = Keeper(config, client, lambda: self.report, self.board.put, 0.1, pace)
         self.keeper.start()
 
     def view(self) -> InstanceView | None:
@@ -87,9 +89,12 @@ def ollama() -> Iterator[FakeOllama]:
 def make(ollama: FakeOllama, env_file: Path) -> Iterator[Any]:
     rigs: list[Rig] = []
 
-    def build(*models: ModelConfig, stored: tuple[str, ...] = (), gpus: GpuReport | str | None = ALL) -> Rig:
+    def build(
+        *models: ModelConfig, stored: tuple[str, ...] = (), gpus: GpuReport | str | None = ALL, pace: Pace = FAST
+    ) -> Rig:
         ollama.stored.update(dict.fromkeys(stored, "2026-01-01T00:00:00Z"))
-        rigs.append(Rig(ollama, env_file, models or (model(),), report(*UUIDS) if isinstance(gpus, str) else gpus))
+        seen = report(*UUIDS) if isinstance(gpus, str) else gpus
+        rigs.append(Rig(ollama, env_file, models or (model(),), seen, pace))
         return rigs[-1]
 
     yield build
@@ -331,3 +336,34 @@ def test_a_model_that_was_deleted_by_hand_is_downloaded_again_and_not_ready_mean
     rig.until_model(Phase.DOWNLOADING)
     ollama.pull_may_go_on.set()
     rig.until_model(Phase.READY)
+
+
+def test_a_new_life_of_the_instance_ends_all_pauses(make: Any, ollama: FakeOllama) -> None:
+    ollama.load_errors[:] = ["out of memory"]
+    rig = make(stored=(LLAMA,), pace=replace(FAST, load_again_s=3600, load_cap_s=3600))
+    rig.until_model(Phase.FAULT, reason="out of memory")
+    ollama.kill()
+    rig.until_model(Phase.STARTING)
+    ollama.start()
+    rig.until_model(Phase.READY)
+
+
+def test_pauses_double_up_to_their_cap() -> None:
+    backoff = Backoff(base_s=5, cap_s=30)
+    pauses = []
+    for now in (100.0, 200.0, 300.0, 400.0, 500.0):
+        backoff.failed(now)
+        pauses.append(backoff.not_before - now)
+    assert pauses == [5, 10, 20, 30, 30]
+    for now in range(600, 100_000, 10):
+        backoff.failed(now)
+    assert backoff.not_before == now + 30, "days of failures do not overflow"
+
+
+def test_one_success_is_free_and_successes_in_a_row_are_not() -> None:
+    backoff = Backoff(base_s=2, cap_s=30, calm_s=60)
+    pauses = []
+    for now in (100.0, 110.0, 120.0, 130.0, 1000.0):
+        backoff.succeeded(now)
+        pauses.append(backoff.not_before - now)
+    assert pauses == [0, 2, 4, 8, 0]
