@@ -50,8 +50,9 @@ def entry(kind: str, key: str, build: Callable[[Path], None]) -> Path:
 
 
 def hold(path: Path) -> int:
-    """Keep an entry as long as this process lives; returns the descriptor that does it."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Keep the entry that `path` lies in as long as this process lives; returns the descriptor that does it."""
+    entry_path = CACHE / path.relative_to(CACHE).parts[0]
+    descriptor = os.open(entry_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     return descriptor
 

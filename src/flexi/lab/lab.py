@@ -22,7 +22,7 @@ from flexi.paths import INVENTORY
 from . import cache, cgroups, image, network, processes, services, ssh
 from .machine import Machine
 from .naming import DEFAULT, Naming
-from .ollama_sim.archive import ARCHIVE, CHECKSUMS, build_archive
+from .ollama_sim import archive
 from .progress import Progress, Silent
 from .requirements import require_programs, require_root
 from .topology import ADMIN, CONSUMER, MACHINES, OLLAMA_VERSIONS
@@ -128,24 +128,18 @@ class Lab:
     # -- parts --------------------------------------------------------------------------------------------------
 
     def _publish(self, vendor: Path, ollama_archive: Path | None) -> None:
-        """Lay out what the HTTP server shows."""
+        """Lay out what the HTTP server shows; a server that shows something else is ended."""
         www = self.directory / services.WWW
-        www.mkdir(exist_ok=True)
-        for part in ("ubuntu", "cuda"):
-            link = www / part
-            link.unlink(missing_ok=True)
-            link.symlink_to(vendor / part)
+        wanted = {www / part: vendor / part for part in ("ubuntu", "cuda")}
         for version in OLLAMA_VERSIONS:
-            release = www / "ollama" / f"v{version}"
-            release.mkdir(parents=True, exist_ok=True)
-            if ollama_archive is None:
-                # The same bytes each time, so that a repeated `up` gives a deployed site nothing to change.
-                build_archive(release, version)
-            else:
-                shutil.copyfile(ollama_archive, release / ARCHIVE)
-                with ollama_archive.open("rb") as file:
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
-                (release / CHECKSUMS).write_text(f"{digest}  ./{ARCHIVE}\n", encoding="ascii")
+            wanted |= _release(www / "ollama" / f"v{version}", version, ollama_archive)
+        if {link: link.readlink() for link in services.published(www)} == wanted:
+            return
+        processes.end([process for process in [self._services] if process is not None])
+        shutil.rmtree(www, ignore_errors=True)
+        for link, target in wanted.items():
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(target)
 
     @property
     def _services(self) -> processes.Process | None:
@@ -261,6 +255,29 @@ class Lab:
             draft.rename(path)
         else:
             path.unlink()
+
+
+def _release(directory: Path, version: str, real_archive: Path | None) -> dict[Path, Path]:
+    """Links that make `directory` an Ollama release: the simulated one, or a real archive with its checksum."""
+    if real_archive is None:
+        recipe = hashlib.sha256(archive.zipapp(version) + Path(archive.__file__).read_bytes())
+
+        def build(path: Path) -> None:
+            archive.build_archive(path, version)
+
+        built = cache.entry(f"ollama-{version}", recipe.hexdigest()[:16], build)
+        return {directory / name: built / name for name in (archive.ARCHIVE, archive.CHECKSUMS)}
+    with real_archive.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+
+    def write_checksums(path: Path) -> None:
+        (path / archive.CHECKSUMS).write_text(f"{digest}  ./{archive.ARCHIVE}\n", encoding="ascii")
+
+    checksums = cache.entry("checksums", digest[:16], write_checksums)
+    return {
+        directory / archive.ARCHIVE: real_archive.resolve(),
+        directory / archive.CHECKSUMS: checksums / archive.CHECKSUMS,
+    }
 
 
 def _start_and_wait(machine: Machine) -> None:

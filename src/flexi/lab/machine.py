@@ -20,7 +20,7 @@ from flexi.errors import FlexiError, InputError
 
 from . import cgroups, image, network, processes, ssh
 from .naming import Naming
-from .supervisor import AGAIN_FILE, PID_FILE, POWER_PID_FILE, Spec
+from .supervisor import AGAIN_FILE, PID_FILE, POWER_PID_FILE, SPEC_FILE, Spec
 from .topology import SERVICES_ADDRESS, MachineSpec
 from .vendor import repository
 
@@ -57,8 +57,17 @@ class Machine:
     # -- making and running it ----------------------------------------------------------------------------------
 
     def create(self, base: Path, vendor: Path, admin_key: str) -> None:
-        """Make the machine's disk on the base image unless it has one: whole or not at all."""
-        if not self.directory.exists():
+        """Make the machine's disk on the base image unless it has one: whole or not at all.
+
+        FlexiError where it has one, on a base image that is gone.
+        """
+        if (self.directory / SPEC_FILE).exists():
+            # A disk belongs to the image that it was begun on, also when there is a newer one.
+            base = Path(Spec.read(self.directory).image)
+            if not base.exists():
+                raise FlexiError(f"{self.name}: the base image of its disk is gone: ./flexi lab up --fresh")
+        else:
+            shutil.rmtree(self.directory, ignore_errors=True)
             draft = self.directory.with_name(f".{self.name}")
             shutil.rmtree(draft, ignore_errors=True)
             for part in ("upper", "work", "root"):
@@ -66,7 +75,6 @@ class Machine:
                 (draft / part).chmod(0o755)
             self._furnish(draft / "upper", vendor, admin_key)
             draft.rename(self.directory)
-        # Not of the disk, but of this power-up: the machine is off now.
         Spec(
             hostname=self.name,
             machine=self._naming.namespace(self.name),

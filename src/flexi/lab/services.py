@@ -47,10 +47,17 @@ def serve_files(address: str, port: int, root: Path) -> http.server.ThreadingHTT
     return server
 
 
+def published(www: Path) -> list[Path]:
+    """The links through which `www` shows what lies elsewhere."""
+    return sorted(path for path in www.rglob("*") if path.is_symlink())
+
+
 def main(directory: Path) -> int:
     processes.myself().write(directory / PID_FILE)
     www = directory / WWW
-    cache.hold((www / "ubuntu").resolve().parent)
+    for link in published(www):
+        if link.resolve().is_relative_to(cache.CACHE):
+            cache.hold(link.resolve())
     serve_files(SERVICES_ADDRESS, HTTP_PORT, www)
     models = registry.Registry(SERVICES_ADDRESS, REGISTRY_PORT, catalogue.specs(CATALOGUE))
     # Who waits for us looks for this process's pid in it, so that one left by a killed process does not count.
