@@ -84,6 +84,11 @@ def main(directory: Path) -> int:
     # nspawn's locks and sockets would stay behind on the host.
     NSPAWN_RUNTIME.mkdir(parents=True, exist_ok=True)
     _run("mount", "-t", "tmpfs", "tmpfs", str(NSPAWN_RUNTIME))
+    return supervise(spec, root, directory)
+
+
+def supervise(spec: Spec, root: Path, directory: Path) -> int:
+    """Boot the machine again and again until it is switched off; the exit status."""
     while True:
         status = _boot(spec, root, directory)
         again = directory / AGAIN_FILE

@@ -1,0 +1,327 @@
+"""The simulated driver: what a process sees, and every way in which it sees nothing."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flexi.lab.gpu_sim import kernel, smi
+from flexi.lab.gpu_sim.bundle import zipapp
+from flexi.lab.gpu_sim.driver import Driver, DriverError
+from flexi.lab.topology import MACHINES
+from flexi.paths import ROOT
+
+A, B, C = (f"GPU-{letter * 8}-0000" for letter in "abc")
+KERNEL = "5.15.0-186-generic"
+
+
+class Host:
+    """A machine's files below a directory. Nodes are plain files: mknod needs root."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        cards = [
+            {
+                "index": index,
+                "uuid": uuid,
+                "name": "NVIDIA A40" if uuid == C else "NVIDIA RTX A5000",
+                "memory_total_mib": 24564,
+                "pci_bus_id": f"00000000:0{index + 1}:00.0",
+                "compute_cap": "8.6",
+            }
+            for index, uuid in enumerate((A, B, C))
+        ]
+        (root / "dev").mkdir()
+        self.write("etc/flexi-lab/gpus.json", cards)
+        self.driver = Driver(root)
+
+    def write(self, path: str, value: object) -> None:
+        (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / path).write_text(json.dumps(value))
+
+    def install(self, version: str = "535.309.01", branch: str = "535-server", release: str = KERNEL) -> None:
+        self.write("usr/lib/flexi-lab/userland.json", {"version": version})
+        self.write("usr/lib/flexi-lab/kernel-common.json", {"version": version})
+        self.write(f"usr/lib/flexi-lab/kernels/{release}", {})
+        self.write(f"usr/lib/flexi-lab/modules/{release}/nvidia-{branch}.json", {"version": version})
+
+    def boot(self) -> str | None:
+        for node in (self.root / "dev").glob("nvidia*"):
+            node.unlink()
+        (self.root / "run/flexi-lab/kernel.json").unlink(missing_ok=True)
+        return kernel.load(self.root, lambda path, major, minor: path.touch())
+
+    def fault(self, **faults: object) -> None:
+        self.write("etc/flexi-lab/faults.json", faults)
+
+    def smi(self, *arguments: str) -> tuple[str, int]:
+        return smi.run(list(arguments), self.driver)
+
+    def visible(self, value: str | None) -> list[str]:
+        return [gpu.uuid for gpu in self.driver.gpus(value)]
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    """Driver installed and loaded."""
+    host = Host(tmp_path)
+    host.install()
+    host.boot()
+    return host
+
+
+@pytest.mark.parametrize(
+    ("visible", "seen"),
+    [
+        (None, [A, B, C]),
+        ("", []),
+        ("1", [B]),
+        ("2,0", [C, A]),
+        (f"{C},{A}", [C, A]),
+        (f" {A} , {B} ", [A, B]),
+        (f"{A},GPU-nonsense,{B}", [A]),
+        ("0,7,1", [A]),
+        ("-1", []),
+        ("0,-1,1", [A]),
+        (f"{A},{A}", [A]),
+        ("GPU-bbbb", [B]),
+        ("GPU-", []),
+        ("NoDevFiles", []),
+    ],
+)
+def test_cuda_visible_devices(host: Host, visible: str | None, seen: list[str]) -> None:
+    assert host.visible(visible) == seen
+
+
+def test_a_lost_gpu_is_gone_for_cuda_and_hides_what_is_named_after_it(host: Host) -> None:
+    host.fault(lost=[B])
+    assert host.visible(None) == [A, C]
+    assert host.visible(f"{A},{B},{C}") == [A]
+
+
+def test_a_gpu_whose_node_is_missing_is_not_seen(host: Host) -> None:
+    (host.root / "dev/nvidia1").unlink()
+    assert host.visible(None) == [A, C]
+
+
+def test_without_uvm_cuda_sees_nothing_but_nvidia_smi_works(host: Host) -> None:
+    (host.root / "dev/nvidia-uvm").unlink()
+    assert host.visible(None) == []
+    assert host.smi("-L")[1] == 0
+
+
+def test_without_the_control_node_there_is_no_driver(host: Host) -> None:
+    (host.root / "dev/nvidiactl").unlink()
+    with pytest.raises(DriverError, match="couldn't communicate with the NVIDIA driver"):
+        host.driver.gpus(None)
+
+
+def test_a_forbidden_control_node_is_a_matter_of_permission(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    real = os.open
+
+    def refuse(path: Any, *rest: Any) -> int:
+        if str(path).endswith("nvidiactl"):
+            raise PermissionError(1, "Operation not permitted")
+        return real(path, *rest)
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert host.smi("-L") == ("Failed to initialize NVML: Insufficient Permissions\n", 4)
+
+
+def test_a_node_without_a_real_driver_behind_it_counts_as_usable(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+    import os
+
+    def no_device(path: Any, *_: Any) -> int:
+        raise OSError(errno.ENXIO, "No such device or address")
+
+    monkeypatch.setattr(os, "open", no_device)
+    assert host.visible(None) == [A, B, C]
+
+
+def test_memory_counts_living_processes_and_strangers(host: Host) -> None:
+    idle = host.driver.inventory()[0].memory_used_mib
+    (host.root / "dev/shm/flexi-lab").mkdir(exist_ok=True)
+    host.driver.hold({A: 4000, B: 100})
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    host.driver.hold({A: 9999}, pid=dead.pid)
+    host.fault(foreign_mib={B: 7000, C: 99_999_999})
+    used = [gpu.memory_used_mib - idle for gpu in host.driver.inventory()]
+    assert used[:2] == [4000, 7100]
+    assert host.driver.inventory()[2].memory_free_mib == 0
+    assert host.driver.busy() == {A, B}
+    host.driver.release()
+    host.driver.release()
+    assert host.driver.inventory()[0].memory_used_mib == idle
+
+
+# -- the kernel side ----------------------------------------------------------------------------------------------
+
+
+def test_installing_loads_nothing_before_the_next_boot(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    assert host.boot() is None
+    host.install()
+    assert host.smi()[1] == 9
+    assert host.boot() == "535.309.01"
+    assert host.smi()[1] == 0
+    assert "535.309.01" in (tmp_path / "run/flexi-lab/proc-driver/nvidia/version").read_text()
+
+
+def test_an_upgrade_under_the_running_driver_is_a_mismatch_until_the_reboot(host: Host) -> None:
+    host.install("580.173.02", "580-server")
+    text, status = host.smi()
+    assert status == 18
+    assert text == "Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 580.173\n"
+    with pytest.raises(DriverError):
+        host.driver.gpus(None)
+    assert host.boot() == "580.173.02"
+    assert host.smi("-L")[1] == 0
+
+
+def test_the_branch_that_is_configured_wins_over_left_over_modules(host: Host) -> None:
+    host.install("580.173.02", "580-server")
+    host.install("535.309.01", "535-server")
+    assert host.boot() == "535.309.01"
+
+
+def test_a_newer_kernel_without_modules_boots_without_a_driver(host: Host) -> None:
+    host.write("usr/lib/flexi-lab/kernels/5.15.0-1000-generic", {})
+    assert host.boot() is None
+    assert host.smi()[1] == 9
+
+
+def test_a_gpu_that_is_lost_at_boot_is_not_listed_at_all(host: Host) -> None:
+    host.fault(lost=[B])
+    host.boot()
+    text, status = host.smi("-L")
+    assert status == 0
+    assert B not in text
+    assert not (host.root / "dev/nvidia1").exists()
+    assert host.visible("1") == [C]
+
+
+def test_without_user_space_the_library_is_missing(host: Host) -> None:
+    (host.root / "usr/lib/flexi-lab/userland.json").unlink()
+    text, status = host.smi()
+    assert status == 12
+    assert "libnvidia-ml.so" in text
+
+
+# -- nvidia-smi ---------------------------------------------------------------------------------------------------
+
+
+def test_the_list(host: Host) -> None:
+    text, status = host.smi("-L")
+    assert status == 0
+    assert text.splitlines()[0] == f"GPU 0: NVIDIA RTX A5000 (UUID: {A})"
+
+
+def test_a_query_with_and_without_units_and_header(host: Host) -> None:
+    query = "--query-gpu=index,memory.total,uuid"
+    assert host.smi(query, "--format=csv")[0].splitlines()[:2] == [
+        "index, memory.total [MiB], uuid",
+        f"0, 24564 MiB, {A}",
+    ]
+    assert host.smi(query, "--format=csv,noheader,nounits")[0].splitlines()[0] == f"0, 24564, {A}"
+    assert host.smi("--query-gpu", "gpu_name", "--format=csv,noheader", "-i", "2") == ("NVIDIA A40\n", 0)
+
+
+def test_every_field_answers(host: Host) -> None:
+    text, status = host.smi("--query-gpu=" + ",".join(smi.FIELDS), "--format=csv,noheader,nounits")
+    assert status == 0
+    assert all(len(line.split(", ")) == len(smi.FIELDS) for line in text.splitlines())
+
+
+def test_ecc_errors_are_counted(host: Host) -> None:
+    query = ("--query-gpu=ecc.errors.uncorrected.volatile.total", "--format=csv,noheader")
+    assert host.smi(*query)[0].split() == ["[N/A]", "[N/A]", "0"]
+    host.fault(ecc_uncorrected={C: 3})
+    assert host.smi(*query)[0].split() == ["[N/A]", "[N/A]", "3"]
+
+
+def test_one_lost_gpu_fails_every_question_about_all(host: Host) -> None:
+    host.fault(lost=[B])
+    words = "Unable to determine the device handle for GPU0000:02:00.0: GPU is lost.  Reboot the system to recover"
+    for question in ([], ["-L"], ["--query-gpu=uuid", "--format=csv"]):
+        text, status = host.smi(*question)
+        assert status == 15
+        assert words in text
+    assert A in host.smi("-L")[0]
+    assert host.smi("-i", "0", "--query-gpu=uuid", "--format=csv,noheader") == (f"{A}\n", 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["--query-gpu=cuda_version", "--format=csv"], 2, 'Field "cuda_version" is not a valid field to query.'),
+        (["--query-compute-apps=colour", "--format=csv"], 2, 'Field "colour" is not a valid field to query.'),
+        (["--query-gpu=uuid"], 2, '"--format=" switch is missing'),
+        (["--query-gpu=uuid", "--format=xml"], 2, "xml"),
+        (["--gpu-reset"], 2, "Invalid combination of input arguments"),
+        (["-i"], 2, "missing its value"),
+        (["-i", "9", "-L"], 6, "No devices were found"),
+        (["-pm", "2"], 2, "Invalid argument"),
+    ],
+)
+def test_what_it_does_not_know_it_refuses(host: Host, arguments: list[str], status: int, words: str) -> None:
+    text, code = host.smi(*arguments)
+    assert code == status
+    assert words in text
+
+
+def test_the_table_is_straight(host: Host) -> None:
+    (host.root / "dev/shm/flexi-lab").mkdir(exist_ok=True)
+    host.driver.hold({A: 5000})
+    lines = host.smi()[0].splitlines()
+    assert {len(line) for line in lines[1:] if line} == {87}
+    assert "CUDA Version: 12.2" in lines[2]
+    assert any("5000MiB" in line for line in lines)
+
+
+def test_no_gpu_at_all(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    host.write("etc/flexi-lab/gpus.json", [])
+    host.install()
+    host.boot()
+    assert host.smi() == ("No devices were found\n", 6)
+
+
+# -- what goes onto the machines ----------------------------------------------------------------------------------
+
+
+def test_the_programs_run_from_one_file(tmp_path: Path) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_bytes(zipapp("smi", "main(sys.argv[1:])"))
+    done = subprocess.run([sys.executable, "-IS", str(program)], capture_output=True, text=True, check=False)
+    assert done.returncode in (9, 12)
+    assert "NVIDIA" in done.stdout
+    assert zipapp("smi", "main(sys.argv[1:])") == program.read_bytes()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "src/flexi/lab/gpu_sim").glob("*.py")), ids=lambda path: path.name)
+def test_hosts_have_python_3_10_and_nothing_else(path: Path) -> None:
+    tree = ast.parse(path.read_text(), feature_version=(3, 10))
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [str(node.module)]
+        assert all(name.split(".")[0] in sys.stdlib_module_names for name in names), names
+
+
+def test_the_hardware_of_the_lab_is_the_papers() -> None:
+    cards = {machine.name: [card["name"] for card in machine.gpus] for machine in MACHINES}
+    assert cards == {"gateway": [], "server-a": ["NVIDIA RTX A5000"] * 8, "server-b": ["NVIDIA A40"] * 2}
+    uuids = [card["uuid"] for machine in MACHINES for card in machine.gpus]
+    assert len(set(uuids)) == 10
