@@ -9,11 +9,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import testinfra
-from subjects import Resident, Route
+from subjects import Hosts, Resident, Route
 from testinfra.host import Host
 
-from flexi import remote
 from flexi.plan import build_plan
 from flexi.plan.model import HostPlan, Plan
 from flexi.site import load_site
@@ -55,36 +53,6 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def plan(pytestconfig: pytest.Config) -> Plan:
     return plan_of(pytestconfig.getoption("--site"))
-
-
-class Hosts:
-    """testinfra hosts by name, one shared SSH connection each; an unreachable one is asked once."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._reached: dict[str, str] = {}
-
-    def __getitem__(self, name: str) -> Host:
-        host = self._plan.host(name)
-        if name not in self._reached:
-            answer = remote.run(host, "true", timeout_s=20)
-            self._reached[name] = "" if answer.status == 0 else answer.stderr or f"exit status {answer.status}"
-        if self._reached[name]:
-            pytest.fail(f"the host does not answer over SSH: {self._reached[name].splitlines()[-1]}", pytrace=False)
-        return connection(host)
-
-
-def connection(host: HostPlan) -> Host:
-    ssh = host.ssh
-    return testinfra.get_host(
-        f"ssh://{ssh.user}@{ssh.address}:{ssh.port}",
-        ssh_config=ssh.config,
-        ssh_identity_file=ssh.identity,
-        controlpath=remote.control_path(ssh),
-        controlpersist=30,
-        timeout=10,
-        sudo=True,
-    )
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,15 @@
-"""What a check can be about, besides a host."""
+"""What a check can be about: hosts, models on instances, models at the gateway."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flexi.plan.model import Backend, InstancePlan, ModelOnInstance
+import pytest
+import testinfra
+from testinfra.host import Host
+
+from flexi import remote
+from flexi.plan.model import Backend, HostPlan, InstancePlan, ModelOnInstance, Plan
 
 
 @dataclass(frozen=True)
@@ -37,3 +42,37 @@ class Route:
     @property
     def label(self) -> str:
         return self.backend.model
+
+
+class Hosts:
+    """testinfra hosts by name, one shared SSH connection each; an unreachable one is asked once."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._trouble: dict[str, str] = {}
+
+    def trouble(self, name: str) -> str:
+        """Why the host cannot be reached, in OpenSSH's words; empty where it can."""
+        if name not in self._trouble:
+            answer = remote.run(self._plan.host(name), "true", timeout_s=20)
+            words = answer.stderr.splitlines() or [f"exit status {answer.status}"]
+            self._trouble[name] = "" if answer.status == 0 else words[-1]
+        return self._trouble[name]
+
+    def __getitem__(self, name: str) -> Host:
+        if self.trouble(name):
+            pytest.fail(f"the host does not answer over SSH: {self.trouble(name)}", pytrace=False)
+        return connection(self._plan.host(name))
+
+
+def connection(host: HostPlan) -> Host:
+    ssh = host.ssh
+    return testinfra.get_host(
+        f"ssh://{ssh.user}@{ssh.address}:{ssh.port}",
+        ssh_config=ssh.config,
+        ssh_identity_file=ssh.identity,
+        controlpath=remote.control_path(ssh),
+        controlpersist=30,
+        timeout=10,
+        sudo=True,
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from subjects import Route
+from subjects import Hosts, Route
 from testinfra.host import Host
 
 from flexi.plan.model import Plan
@@ -26,7 +26,7 @@ def ask(target: Host, plan: Plan, path: str, body: dict[str, object] | None, *op
     return int(status), text.strip()
 
 
-def test_tokens_flow(route: Route, plan: Plan, hosts: dict[str, Host]) -> None:
+def test_tokens_flow(route: Route, plan: Plan, hosts: Hosts) -> None:
     """{route} answers through the gateway at a plausible rate"""
     target = hosts[plan.gateway.host]
     model = next(model for instance in plan.instances for model in instance.models if model.name == route.backend.model)
@@ -48,14 +48,14 @@ def test_tokens_flow(route: Route, plan: Plan, hosts: dict[str, Host]) -> None:
         )
 
 
-def test_key_needed(plan: Plan, hosts: dict[str, Host]) -> None:
+def test_key_needed(plan: Plan, hosts: Hosts) -> None:
     """the gateway refuses requests without a key"""
     model = plan.gateway.backends[0].model
     status, text = ask(hosts[plan.gateway.host], plan, "/api/generate", {"model": model, "prompt": "x"})
     assert status == 401, f"status {status} without a key: {text[:100]}"
 
 
-def test_management_closed(plan: Plan, hosts: dict[str, Host]) -> None:
+def test_management_closed(plan: Plan, hosts: Hosts) -> None:
     """the gateway keeps model management closed"""
     target = hosts[plan.gateway.host]
     for path in ("/api/pull", "/api/create", "/api/copy", "/api/push"):
@@ -63,7 +63,7 @@ def test_management_closed(plan: Plan, hosts: dict[str, Host]) -> None:
         assert status in (403, 404), f"{path} answers {status}: models could be changed by anyone with a key"
 
 
-def test_lists(plan: Plan, hosts: dict[str, Host]) -> None:
+def test_lists(plan: Plan, hosts: Hosts) -> None:
     """the gateway lists every model of the site once"""
     status, text = ask(hosts[plan.gateway.host], plan, "/api/tags", None, f"-H {HEALTH_HEADER}")
     assert status == 200, f"status {status}: {text[:100]}"

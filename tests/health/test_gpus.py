@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 import pytest
+from subjects import Hosts
 from testinfra.host import Host
 
 from flexi.plan.model import HostPlan, InstancePlan
@@ -34,7 +35,7 @@ def test_gpu_count(host_plan: HostPlan, target: Host) -> None:
     assert len(seen) == host_plan.gpu_count, f"nvidia-smi shows {len(seen)} of {host_plan.gpu_count} GPUs"
 
 
-def test_group_gpus(instance: InstancePlan, hosts: dict[str, Host]) -> None:
+def test_group_gpus(instance: InstancePlan, hosts: Hosts) -> None:
     """group {instance} has its own GPUs, and they are visible"""
     target = hosts[instance.host]
     line = target.run(f"grep ^CUDA_VISIBLE_DEVICES= {instance.environment_file}").stdout.strip()

@@ -7,7 +7,7 @@ import re
 import socket
 
 import pytest
-from subjects import Resident
+from subjects import Hosts, Resident
 from testinfra.host import Host
 
 from flexi import remote
@@ -17,7 +17,7 @@ FOR_EVER_YEAR = 2100
 """keep_alive -1 makes Ollama show a time 292 years ahead; any year beyond this one means for ever."""
 
 
-def test_resident(resident: Resident, hosts: dict[str, Host]) -> None:
+def test_resident(resident: Resident, hosts: Hosts) -> None:
     """{resident} is loaded, wholly on its GPUs, and stays"""
     instance, model = resident.instance, resident.model
     answer = hosts[instance.host].run(f"curl -fsS -m 10 http://127.0.0.1:{instance.port}/api/ps")
@@ -34,7 +34,7 @@ def test_resident(resident: Resident, hosts: dict[str, Host]) -> None:
     )
 
 
-def test_agent(instance: InstancePlan, hosts: dict[str, Host]) -> None:
+def test_agent(instance: InstancePlan, hosts: Hosts) -> None:
     """group {instance} is ready by the agent's word"""
     target = hosts[instance.host]
     status = target.run("cat /run/flexi-agent/status.json")
@@ -46,7 +46,7 @@ def test_agent(instance: InstancePlan, hosts: dict[str, Host]) -> None:
     pytest.fail("the agent does not know this group: deploy again", pytrace=False)
 
 
-def test_closed(instance: InstancePlan, plan: Plan, hosts: dict[str, Host]) -> None:
+def test_closed(instance: InstancePlan, plan: Plan, hosts: Hosts) -> None:
     """group {instance} cannot be reached past the gateway"""
     host = plan.host(instance.host)
     open_from = []
@@ -54,7 +54,7 @@ def test_closed(instance: InstancePlan, plan: Plan, hosts: dict[str, Host]) -> N
     if address and is_open(address, instance.port):
         open_from.append("this machine")
     for other in plan.hosts:
-        if other.name in (instance.host, plan.gateway.host):
+        if other.name in (instance.host, plan.gateway.host) or hosts.trouble(other.name):
             continue
         if hosts[other.name].run(connect(host.ssh.address, instance.port)).rc == 0:
             open_from.append(other.name)
@@ -75,7 +75,7 @@ def connect(address: str, port: int) -> str:
     return f"curl -s -o /dev/null -m 3 http://{address}:{port}/"
 
 
-def why(hosts: dict[str, Host], instance: InstancePlan, model: str | None = None) -> str:
+def why(hosts: Hosts, instance: InstancePlan, model: str | None = None) -> str:
     """The agent's reason, for the person who reads the failed check."""
     status = hosts[instance.host].run("cat /run/flexi-agent/status.json")
     if status.rc != 0:

@@ -38,16 +38,16 @@ class Done:
         return self.stdout + self.stderr
 
 
-def run(argv: Sequence[str], timeout_s: float = 600, **environment: str) -> Done:
+def run(argv: Sequence[str], timeout_s: float = 600, stdin: str = "") -> Done:
     done = subprocess.run(
         list(argv),
         cwd=ROOT,
+        input=stdin,
         capture_output=True,
         text=True,
         timeout=timeout_s,
         check=False,
-        stdin=subprocess.DEVNULL,
-        env=os.environ | {"NO_COLOR": "1", "COLUMNS": "160"} | environment,
+        env=os.environ | {"NO_COLOR": "1", "COLUMNS": "160"},
     )
     return Done(done.returncode, done.stdout, done.stderr)
 
@@ -99,8 +99,8 @@ class Site:
         path.write_text(f"Authorization: Bearer {self.key}\n")
         return path
 
-    def ssh(self, host: str, command: str, timeout_s: float = 60) -> Done:
-        return run(["ssh", "-F", str(self.lab.ssh_config), host, command], timeout_s)
+    def ssh(self, host: str, command: str, timeout_s: float = 60, stdin: str = "") -> Done:
+        return run(["ssh", "-F", str(self.lab.ssh_config), host, command], timeout_s, stdin)
 
     def pyinfra(self, *options: str, site_file: Path | None = None) -> Done:
         inventory = (site_file or self.file).with_suffix(".py")

@@ -36,10 +36,9 @@ def test_a_fault_takes_the_instance_out_and_is_named(healthy: Site, host: str, w
     model = model_of(site, host)
     assert site.answers(model)
     fault(site, host, *what)
-    until(lambda: not site.answers(model), 30, "the gateway takes it out")
-    status, text = site.curl("/api/generate", {"model": model, "prompt": "x", "stream": False})
-    assert status == 503
-    assert "not ready" in json.loads(text)["error"]
+    request = {"model": model, "prompt": "x", "stream": False, "options": {"num_predict": 1}}
+    until(lambda: site.curl("/api/generate", request)[0] == 503, 30, "the gateway takes it out")
+    assert "not ready" in json.loads(site.curl("/api/generate", request)[1])["error"]
     named = [failure for failure in site.failures() if failure.startswith(f"{host}:")]
     assert any(words in failure for failure in named), named
     other = model_of(site, "server-a" if host == "server-b" else "server-b")
