@@ -12,8 +12,8 @@ import re
 from pathlib import Path
 
 _MOUNT = re.compile(r"\S+ \S+ \S+ \S+ (\S+) .* - (cgroup2?) \S+ (\S+)$", re.MULTILINE)
-_UNINITIALISED = {"cpuset"}
-"""Cannot be joined before CPUs are given to it, and systemd does not use it in version 1."""
+_OF_SYSTEMD = ("", "name=systemd")
+"""Version 2, and version 1's hierarchy without a controller: nspawn shows the others read-only."""
 
 
 def systemd_runs_here() -> bool:
@@ -21,12 +21,12 @@ def systemd_runs_here() -> bool:
 
 
 def join(group: str) -> None:
-    """Move this process into the group `group` (a relative path) below its present one, in every hierarchy."""
+    """Move this process into the group `group` (a relative path) below its present one, where systemd keeps its own."""
     mounts = _mounts()
     for line in Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines():
         _, controllers, present = line.split(":", 2)
         mount = mounts.get(controllers)
-        if mount is None or controllers in _UNINITIALISED:
+        if mount is None or controllers not in _OF_SYSTEMD:
             continue
         directory = mount / present.lstrip("/") / group
         directory.mkdir(parents=True, exist_ok=True)
