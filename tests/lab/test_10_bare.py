@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from conftest import Site, flexi
+from lab_site import Site, flexi
+
 from flexi.lab.lab import Lab
 
 WATCHED = "/etc /opt /usr /var/lib"

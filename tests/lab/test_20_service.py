@@ -9,7 +9,7 @@ import time
 import ollama
 import openai
 import pytest
-from conftest import Site, flexi, until
+from lab_site import Site, flexi, until
 
 
 def model_of(site: Site, host: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from conftest import Site, flexi, until
+from lab_site import Site, flexi, until
 from test_20_service import model_of
 
 

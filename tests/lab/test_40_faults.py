@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from conftest import Site, flexi, until
+from lab_site import Site, flexi, until
 from test_20_service import model_of
 
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Site, flexi, until
+from lab_site import Site, flexi, until
 
 from flexi.paths import ROOT
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 
-from conftest import Site, flexi
+from lab_site import Site, flexi
 
 
 def remains(lab_id: str) -> str:

@@ -11,16 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import MakeSite
 
 from flexi.paths import INVENTORY
 from flexi.plan import Plan, build_plan
 from flexi.plan.build import model_spellings
-from flexi.site import load_site
+from flexi.site import Site, load_site
 
 GOLDEN = Path(__file__).parent / "golden"
 
 Inventory = Callable[[str], Plan]
+MakeSite = Callable[..., Site]
 
 
 @pytest.mark.parametrize("site", ["hagen", "example"])
