@@ -34,7 +34,7 @@ def steps(tier: Tier, pytest_args: Sequence[str]) -> list[list[str]]:
         [*python, "ruff", "check", "."],
         [*python, "ruff", "format", "--check", "."],
         [*python, "mypy"],
-        [*python, "pytest", *QUICK_TESTS, *pytest_args],
+        [*python, "pytest", "-n", "auto", "--dist", "loadfile", *QUICK_TESTS, *pytest_args],
     ]
     lab = [[*python, "pytest", *LAB_TESTS, *pytest_args]]
     return {Tier.QUICK: quick, Tier.LAB: lab, Tier.ALL: quick + lab}[tier]

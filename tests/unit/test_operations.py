@@ -24,7 +24,9 @@ class Fake:
     """One host whose commands answer as told; everything else succeeds with no output."""
 
     def __init__(self, responses: Mapping[str, object]) -> None:
-        inventory = Inventory(([("@fake/host", {"fake_responses": dict(responses)})], {}))
+        inventory = Inventory(
+            ([("@fake/host", {"fake_responses": dict(responses), "fake_delay": 0, "fake_delay_jitter": 0})], {})
+        )
         self.state = State(inventory, Config())
         connect_all(self.state)
         self.host = next(iter(inventory))
