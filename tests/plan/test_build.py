@@ -139,6 +139,8 @@ def test_driver_of_ubuntu_22_04(inventory: Inventory) -> None:
     assert set(driver.packages) < set(driver.holds)
     assert {"linux-generic", "linux-image-generic", "libnvidia-compute-535-server"} < set(driver.holds)
     assert len(set(driver.holds)) == len(driver.holds)
+    assert (driver.version_package, driver.wanted_version) == ("nvidia-utils-535-server", "535.309.01-0ubuntu0.22.04.1")
+    assert [pin.pin for pin in driver.pins if pin.priority > 1000] == [f"version {driver.wanted_version}"]
     keep_out = [pin for pin in driver.pins if pin.priority < 0]
     assert any("libnvidia-*-580-server*" in pin.packages for pin in keep_out)
 
@@ -155,12 +157,14 @@ def test_driver_580(make_site: MakeSite) -> None:
     assert driver is not None
     assert driver.major == 580
     assert not any("535" in name for name in driver.packages + driver.holds)
+    assert (driver.version_package, driver.wanted_version) == ("nvidia-utils-580-server", None)
 
 
 def test_driver_of_debian(make_site: MakeSite) -> None:
     driver = build_plan(make_site(host="platform: debian-12")).host("one").driver
     assert driver is not None
     assert "nvidia-kernel-dkms" in driver.packages
+    assert driver.version_package in driver.packages
 
 
 FORBIDDEN = ("cuda", "cuda-drivers", "cuda-runtime", "nvidia")
@@ -258,6 +262,19 @@ def test_section_names_are_told_apart(make_site: MakeSite) -> None:
     more = f"models: {{'a-b:1': {facts}, 'a.b:1': {facts}}}"
     names = [backend.name for backend in build_plan(make_site(more=more, models="'a-b:1', 'a.b:1'")).gateway.backends]
     assert names == ["model_a_b_1", "model_a_b_1_2"]
+
+
+def test_the_gateways_bounds(inventory: Inventory) -> None:
+    gateway = inventory("lab").gateway
+    assert (gateway.catalogue_port, gateway.metrics_port) == (11432, 8405)
+    buffers = 2 * gateway.body_buffer_bytes * gateway.max_connections
+    assert buffers <= 2 * 2**30, "the gateway's machine may have no more than 4 GB"
+
+
+def test_a_hosts_own_time_daemon_stays(inventory: Inventory) -> None:
+    """Debian's time daemons conflict with each other: naming one would remove the admin's chrony."""
+    for host in inventory("hagen").hosts:
+        assert not {"systemd-timesyncd", "chrony", "ntpsec", "ntp"} & set(host.base.packages)
 
 
 def test_anonymous_paths(inventory: Inventory) -> None:

@@ -39,6 +39,9 @@ BODY_BUFFER_BYTES = 1024 * 1024
 """HAProxy finds the model's name only in what fits here; long chats put it behind the messages. Two such buffers for
 each open stream."""
 
+MAX_CONNECTIONS = 1000
+"""Bounds the gateway's memory: with the buffers above, 2 GB when all of them have a stream open."""
+
 _OPEN_PATHS = {"tags": "/api/tags", "version": "/api/version", "ps": "/api/ps", "models": "/v1/models"}
 
 
@@ -84,7 +87,7 @@ def _host(site: Site, name: str, host: Host) -> HostPlan:
 
 
 def _base(site: Site, name: str, host: Host) -> BasePlan:
-    packages = ["ca-certificates", "curl", "nftables", "python3", "systemd-timesyncd"]
+    packages = ["ca-certificates", "curl", "nftables", "python3"]
     if host.cuda:
         packages.append("gpg")  # to look at a repository's signing key before it is trusted
     return BasePlan(
@@ -126,6 +129,8 @@ def _driver(site: Site, host: Host) -> DriverPlan:
         packages=tuple(name.format(kernel=wanted.kernel) for name in shipped.packages),
         holds=tuple(dict.fromkeys(name.format(kernel=wanted.kernel) for name in shipped.holds)),
         pins=shipped.pins,
+        version_package=shipped.version_package,
+        wanted_version=shipped.version,
     )
 
 
@@ -241,6 +246,8 @@ def _gateway(site: Site) -> GatewayPlan:
         port=gateway.port,
         packages=("haproxy",),
         catalogue_port=ports.CATALOGUE,
+        metrics_port=ports.METRICS,
+        max_connections=MAX_CONNECTIONS,
         body_buffer_bytes=BODY_BUFFER_BYTES,
         timeout_s=gateway.timeout,
         queue_timeout_s=gateway.queue_timeout,

@@ -69,6 +69,10 @@ class DriverPlan(_Frozen):
     holds: tuple[str, ...]
     """Package names to `apt-mark hold` once they are installed."""
     pins: tuple[PinPlan, ...]
+    version_package: str
+    """The package whose version is the driver's, e.g. `nvidia-utils-535-server`."""
+    wanted_version: str | None
+    """The one version of `version_package` that will do, as apt writes it; None where any of the branch will."""
 
 
 class CudaPlan(_Frozen):
@@ -207,6 +211,10 @@ class GatewayPlan(_Frozen):
     packages: tuple[str, ...]
     catalogue_port: int
     """Loopback port of flexi-agent's catalogue, which answers the lists (/api/tags, /api/ps, /v1/models)."""
+    metrics_port: int
+    """Loopback port of HAProxy's own figures, in Prometheus's text format at /metrics."""
+    max_connections: int
+    """Clients that are connected at once; more wait in the kernel until one leaves (HAProxy's `maxconn`)."""
     body_buffer_bytes: int
     timeout_s: int
     queue_timeout_s: int

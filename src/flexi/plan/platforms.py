@@ -56,6 +56,10 @@ class DriverPackages:
 
     packages: tuple[str, ...]
     holds: tuple[str, ...]
+    version_package: str
+    """Its version is the driver's: the package of nvidia-smi."""
+    version: str | None = None
+    """The one version that will do, as apt writes it; None where any of the branch will."""
     pins: tuple[PinPlan, ...] = ()
 
 
@@ -70,7 +74,7 @@ class Platform:
 _KERNEL_METAS = ("linux-generic", "linux-image-{kernel}", "linux-headers-{kernel}", "linux-{kernel}")
 
 
-def _ubuntu_server(branch: str, pins: tuple[PinPlan, ...] = ()) -> DriverPackages:
+def _ubuntu_server(branch: str, version: str | None = None, pins: tuple[PinPlan, ...] = ()) -> DriverPackages:
     """Canonical's headless set: prebuilt modules signed for Secure Boot, no DKMS, no graphics."""
     libraries = ("cfg1", "common", "compute", "decode", "encode", "extra", "fbc1", "gl")
     packages = (
@@ -85,12 +89,13 @@ def _ubuntu_server(branch: str, pins: tuple[PinPlan, ...] = ()) -> DriverPackage
         *(f"libnvidia-{library}-{branch}" for library in libraries),
     )
     # Without the kernel's meta packages on hold a new kernel would boot that has no modules yet.
-    return DriverPackages(packages, tuple(dict.fromkeys((*packages, *others, *_KERNEL_METAS))), pins)
+    holds = tuple(dict.fromkeys((*packages, *others, *_KERNEL_METAS)))
+    return DriverPackages(packages, holds, f"nvidia-utils-{branch}", version, pins)
 
 
-def _stay_on_535(last: str) -> tuple[PinPlan, ...]:
+def _last_535(last: str) -> DriverPackages:
     """From the next version on Ubuntu's 535-server packages are empty ones that pull 580: keep both out."""
-    return (
+    pins = (
         PinPlan(
             packages="nvidia-*-535-server libnvidia-*-535-server",
             pin=f"version {last}",
@@ -104,6 +109,7 @@ def _stay_on_535(last: str) -> tuple[PinPlan, ...]:
             reason="no change of branch by way of a dependency; change driver.branch instead",
         ),
     )
+    return _ubuntu_server("535-server", last, pins)
 
 
 # Debian's own packages carry no branch in their names; DKMS builds the modules, so the headers belong to the set.
@@ -119,6 +125,7 @@ _DEBIAN_535 = DriverPackages(
         "libnvidia-ml1",
         "nvidia-persistenced",
     ),
+    version_package="nvidia-smi",
 )
 
 PLATFORMS: Mapping[PlatformName, Platform] = MappingProxyType(
@@ -129,7 +136,7 @@ PLATFORMS: Mapping[PlatformName, Platform] = MappingProxyType(
             ("generic", "generic-hwe-22.04"),
             MappingProxyType(
                 {
-                    "535-server": _ubuntu_server("535-server", _stay_on_535("535.309.01-0ubuntu0.22.04.1")),
+                    "535-server": _last_535("535.309.01-0ubuntu0.22.04.1"),
                     "580-server": _ubuntu_server("580-server"),
                 }
             ),
@@ -141,7 +148,7 @@ PLATFORMS: Mapping[PlatformName, Platform] = MappingProxyType(
             MappingProxyType(
                 {
                     # unverified: the version string follows jammy's pattern.
-                    "535-server": _ubuntu_server("535-server", _stay_on_535("535.309.01-0ubuntu0.24.04.1")),
+                    "535-server": _last_535("535.309.01-0ubuntu0.24.04.1"),
                     "580-server": _ubuntu_server("580-server"),
                 }
             ),

@@ -7,6 +7,8 @@ FIRST_INSTANCE = 11434
 AGENT_CHECK = 11433
 CATALOGUE = 11432
 """On the gateway's loopback."""
+METRICS = 8405
+"""On the gateway's loopback: HAProxy's figures. The port that HAProxy's documentation uses for them."""
 
 
 def taken(groups: int, has_gpus: bool, ssh: int | None) -> dict[int, str]:
