@@ -122,7 +122,7 @@ def show_status(site: str, as_json: bool) -> None:
         print_json(status.as_json(what, statuses))
     else:
         status.show(what, statuses, out())
-    sys.exit(EXIT_OK if status.all_ready(statuses) else EXIT_FAILED)
+    sys.exit(EXIT_OK if status.all_ready(what, statuses) else EXIT_FAILED)
 
 
 @cli.group("keys")

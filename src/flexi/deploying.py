@@ -69,14 +69,15 @@ def deploy(plan: Plan, site_file: Path, console: Console, *, dry: bool, limit: S
     if dry:
         return EXIT_OK
     console.print(f"{changes(done.stdout)} operations changed something", highlight=False)
-    if not wait or limit:
+    if not wait:
         return EXIT_OK
-    result = status.wait_until_ready(plan, console, READY_TIMEOUT_S)
+    result = status.wait_until_ready(plan, console, READY_TIMEOUT_S, lambda plan: status.read_all(plan, limit))
     if not result.ready:
         for point in result.open_points:
-            console.print(f"not ready: {point}", highlight=False)
+            console.print(f"not ready: {point}", highlight=False, markup=False)
         return EXIT_FAILED
-    console.print(f"all models are loaded ({result.seconds:.0f} s)", highlight=False)
+    where = f" on {', '.join(limit)}" if limit else ""
+    console.print(f"all models{where} are loaded ({result.seconds:.0f} s)", highlight=False)
     return EXIT_OK
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,10 @@ STATUS_FILE = "/run/flexi-agent/status.json"
 STALE_S = 60
 """The agent writes at least every few seconds; an older file means that it hangs."""
 POLL_S = 1.0
+STUCK_S = 180
+"""Faults that last longer than this need a person: a reboot or the agent's first attempts are over by then."""
+SHOWN_REASON = 60
+"""Characters of a reason that stand beside a bar; `flexi status` shows all of it."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +59,30 @@ def read(host: HostPlan) -> HostStatus:
     return HostStatus(host.name, None, status)
 
 
-def read_all(plan: Plan) -> list[HostStatus]:
-    hosts = [host for host in plan.hosts if host.agent]
+def read_all(plan: Plan, limit: Sequence[str] = ()) -> list[HostStatus]:
+    """What the agents say; with `limit` only those of the hosts named there."""
+    hosts = [host for host in plan.hosts if host.agent and (not limit or host.name in limit)]
     return list(remote.for_each(hosts, read).values())
 
 
-def all_ready(statuses: list[HostStatus]) -> bool:
+def model_states(plan: Plan, status: HostStatus) -> list[tuple[str, dict[str, Any]]]:
+    """(group, model state) of every model that the agent knows or that the plan has on its host."""
+    known = status.model_states()
+    if status.status is None:
+        return known
+    names = {(group, model["name"]) for group, model in known}
+    planned = [(i.group, model.name) for i in plan.instances if i.host == status.host for model in i.models]
+    return known + [
+        (group, {"name": name, "phase": "unknown", "reason": "not known to the agent"})
+        for group, name in planned
+        if (group, name) not in names
+    ]
+
+
+def all_ready(plan: Plan, statuses: list[HostStatus]) -> bool:
+    """Whether every planned model of these hosts is ready; an agent that knows of none does not make it so."""
     return all(
-        status.error is None and all(model["phase"] == "ready" for _, model in status.model_states())
+        status.error is None and all(model["phase"] == "ready" for _, model in model_states(plan, status))
         for status in statuses
     )
 
@@ -71,8 +91,18 @@ def as_json(plan: Plan, statuses: list[HostStatus]) -> dict[str, object]:
     return {
         "schema": 1,
         "site": plan.site,
-        "ready": all_ready(statuses),
-        "hosts": [vars(status) for status in statuses],
+        "ready": all_ready(plan, statuses),
+        "hosts": [
+            {
+                **vars(status),
+                "not_known": [
+                    {"group": group, "model": model["name"]}
+                    for group, model in model_states(plan, status)
+                    if model["phase"] == "unknown"
+                ],
+            }
+            for status in statuses
+        ],
     }
 
 
@@ -83,7 +113,7 @@ def show(plan: Plan, statuses: list[HostStatus], console: Console) -> None:
     for status in statuses:
         if status.error:
             table.add_row(status.host, "", "", f"[bold red]{escape(status.error)}[/]", "")
-        for group, model in status.model_states():
+        for group, model in model_states(plan, status):
             vram = model.get("size_vram") or 0
             table.add_row(status.host, group, model["name"], _state(model), f"{vram / 2**30:.1f} GiB" if vram else "")
     console.print(table)
@@ -110,7 +140,82 @@ class WaitResult:
     ready: bool
     seconds: float
     open_points: tuple[str, ...]
-    """`host/group model: phase: reason` of everything that was not ready when the wait ended."""
+    """`host/group model: phase: reason` or `host: reason` of everything that was not ready when the wait ended."""
+
+
+@dataclass(frozen=True)
+class _Point:
+    """One line of the wait: a model, or a host that does not answer."""
+
+    label: str
+    phase: str
+    text: str
+    """The phase with its reason."""
+    completed: int = 0
+    total: int = 1
+
+    @property
+    def faulty(self) -> bool:
+        return self.phase in ("fault", "silent", "unknown")
+
+
+def _points(plan: Plan, statuses: list[HostStatus]) -> list[_Point]:
+    points = []
+    for status in statuses:
+        if status.error:
+            points.append(_Point(status.host, "silent", status.error))
+        for group, model in model_states(plan, status):
+            phase, reason, total = model["phase"], model.get("reason"), model.get("total") or 1
+            text = f"{phase}: {reason}" if reason else phase
+            done = total if phase in ("loading", "ready") else model.get("completed") or 0
+            points.append(_Point(f"{status.host}/{group} {model['name']}", phase, text, done, total))
+    return points
+
+
+class _Bars:
+    """A bar for each point; without a terminal a line for each change of phase says the same."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self.progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[text]}", markup=False),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._told: dict[str, str] = {}
+
+    def show(self, points: list[_Point]) -> None:
+        for gone in self._tasks.keys() - {point.label for point in points}:
+            self.progress.remove_task(self._tasks.pop(gone))
+        for point in points:
+            if point.label not in self._tasks:
+                self._tasks[point.label] = self.progress.add_task(point.label, text="")
+            text = point.text if len(point.text) <= SHOWN_REASON else point.text[: SHOWN_REASON - 1] + "…"
+            self.progress.update(self._tasks[point.label], completed=point.completed, total=point.total, text=text)
+            if not self._console.is_terminal and self._told.get(point.label) != point.phase:
+                self._told[point.label] = point.phase
+                self._console.print(f"{point.label}: {point.text}", highlight=False, markup=False, soft_wrap=True)
+
+
+class _Faults:
+    """Since when each point has been faulty. Loading once more is no progress: the agent tries that every minute."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, float] = {}
+
+    def stuck(self, points: list[_Point], now: float) -> bool:
+        """Whether everything that is not ready has been faulty for `STUCK_S`."""
+        mended = {point.label for point in points if point.phase in ("ready", "downloading")}
+        labels = {point.label for point in points} - mended
+        self._since = {label: since for label, since in self._since.items() if label in labels}
+        for point in points:
+            if point.faulty:
+                self._since.setdefault(point.label, now)
+        waiting = [point for point in points if point.phase != "ready"]
+        return all(point.faulty and now - self._since[point.label] >= STUCK_S for point in waiting)
 
 
 def wait_until_ready(
@@ -121,45 +226,24 @@ def wait_until_ready(
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], None] = time.sleep,
 ) -> WaitResult:
-    """Show a bar for each model until all are ready or `timeout_s` is over. Downloads go on in either case."""
+    """Show a bar for each model until all are ready, only lasting faults are left, or `timeout_s` is over.
+
+    Downloads go on in any case.
+    """
     start = clock()
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[phase]}"),
-        console=console,
-        disable=not console.is_terminal,
-    ) as progress:
-        tasks: dict[tuple[str, str, str], TaskID] = {}
-        told: dict[tuple[str, str, str], str] = {}
+    bars, faults = _Bars(console), _Faults()
+    with bars.progress:
         while True:
             statuses = read_statuses(plan)
-            for status in statuses:
-                for group, model in status.model_states():
-                    key = (status.host, group, model["name"])
-                    if key not in tasks:
-                        tasks[key] = progress.add_task(f"{status.host}/{group} {model['name']}", total=1, phase="")
-                    total = model.get("total") or 1
-                    done = total if model["phase"] in ("loading", "ready") else model.get("completed") or 0
-                    progress.update(tasks[key], completed=done, total=total, phase=model["phase"])
-                    # Without a terminal a line for each change says the same.
-                    if not console.is_terminal and told.get(key) != model["phase"]:
-                        told[key] = model["phase"]
-                        console.print(f"{status.host}/{group} {model['name']}: {model['phase']}", highlight=False)
-            if all_ready(statuses):
-                return WaitResult(True, clock() - start, ())
-            if clock() - start > timeout_s:
-                return WaitResult(False, clock() - start, tuple(_open_points(statuses)))
+            points = _points(plan, statuses)
+            bars.show(points)
+            now = clock()
+            if all_ready(plan, statuses):
+                return WaitResult(True, now - start, ())
+            if now - start > timeout_s or faults.stuck(points, now):
+                return WaitResult(False, now - start, tuple(_open_points(points)))
             pause(POLL_S)
 
 
-def _open_points(statuses: list[HostStatus]) -> list[str]:
-    points = []
-    for status in statuses:
-        if status.error:
-            points.append(f"{status.host}: {status.error}")
-        for group, model in status.model_states():
-            if model["phase"] != "ready":
-                reason = f": {model['reason']}" if model.get("reason") else ""
-                points.append(f"{status.host}/{group} {model['name']}: {model['phase']}{reason}")
-    return points
+def _open_points(points: list[_Point]) -> list[str]:
+    return [f"{point.label}: {point.text}" for point in points if point.phase != "ready"]
