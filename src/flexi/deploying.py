@@ -69,14 +69,15 @@ def deploy(plan: Plan, site_file: Path, console: Console, *, dry: bool, limit: S
     if dry:
         return EXIT_OK
     console.print(f"{changes(done.stdout)} operations changed something", highlight=False)
-    if not wait:
+    waited_for = [host.name for host in plan.hosts if host.agent and (not limit or host.name in limit)]
+    if not wait or not waited_for:
         return EXIT_OK
-    result = status.wait_until_ready(plan, console, READY_TIMEOUT_S, lambda plan: status.read_all(plan, limit))
+    result = status.wait_until_ready(plan, console, READY_TIMEOUT_S, lambda plan: status.read_all(plan, waited_for))
     if not result.ready:
         for point in result.open_points:
             console.print(f"not ready: {point}", highlight=False, markup=False)
         return EXIT_FAILED
-    where = f" on {', '.join(limit)}" if limit else ""
+    where = f" on {', '.join(waited_for)}" if limit else ""
     console.print(f"all models{where} are loaded ({result.seconds:.0f} s)", highlight=False)
     return EXIT_OK
 

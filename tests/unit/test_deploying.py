@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from flexi import deploying
-from flexi.errors import InputError
+from flexi import deploying, remote
+from flexi.errors import EXIT_OK, InputError
 from flexi.paths import INVENTORY
+from flexi.plan import build_plan
+from flexi.plan.model import HostPlan
+from flexi.remote import Answer
+from flexi.site import load_site
 
 
 def test_it_runs_what_an_admin_could_type() -> None:
@@ -32,3 +39,38 @@ def test_failed_hosts_are_read_from_the_outcome() -> None:
 @pytest.mark.parametrize("output", ["", "not json", "[]", '{"results": null}'])
 def test_an_outcome_that_never_came_names_nobody(output: str) -> None:
     assert deploying.failed_hosts(output) == []
+
+
+@pytest.mark.parametrize(
+    ("limit", "asked", "words"),
+    [
+        ([], {"server-a", "server-b"}, "all models are loaded"),
+        (["server-b", "gateway"], {"server-b"}, "all models on server-b are loaded"),
+        (["gateway"], set(), ""),
+    ],
+)
+def test_it_waits_for_the_models_of_the_hosts_that_it_deployed(
+    monkeypatch: pytest.MonkeyPatch, limit: list[str], asked: set[str], words: str
+) -> None:
+    plan = build_plan(load_site(INVENTORY / "lab.yaml"))
+    outcome = json.dumps({"results": {"failed_hosts": [], "totals": {"success": 3}}})
+    monkeypatch.setattr(subprocess, "run", lambda argv, **_: subprocess.CompletedProcess(argv, 0, outcome, ""))
+    hosts = set()
+
+    def all_ready(host: HostPlan, _: str) -> Answer:
+        hosts.add(host.name)
+        instances = [
+            {"group": i.group, "models": [{"name": model.name, "phase": "ready"} for model in i.models]}
+            for i in plan.instances
+            if i.host == host.name
+        ]
+        return Answer(0, json.dumps({"time": 5, "instances": instances}) + "\n5\n", "")
+
+    monkeypatch.setattr(remote, "run", all_ready)
+    console = Console(file=io.StringIO(), width=160)
+    done = deploying.deploy(plan, INVENTORY / "lab.yaml", console, dry=False, limit=limit, wait=True)
+    assert done == EXIT_OK
+    assert hosts == asked
+    assert isinstance(console.file, io.StringIO)
+    assert words in console.file.getvalue()
+    assert ("loaded" in console.file.getvalue()) == bool(asked)

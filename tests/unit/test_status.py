@@ -71,8 +71,8 @@ def test_a_download_that_overran_its_size_stays_within_its_bar(plan: Plan) -> No
 
 
 def test_a_fault_is_said_in_words(plan: Plan) -> None:
-    text = shown(plan, host(model("fault", reason="GPU 3 [GPU-ab] is not visible")))
-    assert "fault: GPU 3 [GPU-ab] is not visible" in text  # brackets are not markup
+    text = shown(plan, host(model("fault", reason="GPU 3 [gpu-ab] is not visible")))
+    assert "fault: GPU 3 [gpu-ab] is not visible" in text  # brackets are not markup
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_a_download_between_two_faults_starts_the_count_anew(plan: Plan) -> None
 
 
 def test_a_terminal_is_told_the_reason_beside_the_bar(plan: Plan) -> None:
-    states = [host(model("fault", reason="GPU 3 [GPU-ab] is not visible " + "x" * 100))]
+    states = [host(model("fault", reason="GPU 3 [gpu-ab] is not visible " + "x" * 100))]
     _, text = wait(plan, itertools.repeat(states), 100, 60, terminal=True)
-    assert "fault: GPU 3 [GPU-ab] is not visible xx" in text
+    assert "fault: GPU 3 [gpu-ab] is not visible xx" in text
     assert "x…" in text
