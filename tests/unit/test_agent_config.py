@@ -84,6 +84,17 @@ def test_a_broken_file_ends_with_one_line_and_status_2(tmp_path: Path, text: str
     assert ended.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("config", [AgentConfig, CatalogueConfig])
+def test_a_mistake_is_named_with_its_file(tmp_path: Path, config: type[AgentConfig] | type[CatalogueConfig]) -> None:
+    path = tmp_path / "config.json"
+    path.write_text("{}")
+    with pytest.raises(ConfigError) as caught:
+        config.load(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).count(str(path)) == 1
+    assert str(caught.value).endswith(": missing")
+
+
 def test_a_missing_file_ends_with_one_line_and_status_2(tmp_path: Path) -> None:
     ended = start("run", "--config", str(tmp_path / "none.json"))
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .fields import ConfigError, Fields, as_text, load_object
+from .fields import Fields, as_text, load_config
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,7 @@ class CatalogueConfig:
     @classmethod
     def load(cls, path: Path) -> CatalogueConfig:
         """Read `path`; ConfigError with the file, the field and the value where it is wrong."""
-        try:
-            return cls.from_json(load_object(path))
-        except ConfigError as error:
-            message = str(error)
-            raise ConfigError(message if message.startswith(str(path)) else f"{path}: {message}") from None
+        return load_config(path, cls.from_json)
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> CatalogueConfig:

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
+
+Config = TypeVar("Config")
 
 
 class ConfigError(Exception):
     """The configuration cannot be used; the message names the file or field, the value and what is expected."""
 
 
-def load_object(path: Path) -> Mapping[str, object]:
-    """The JSON object in `path`; ConfigError where there is none."""
+def load_config(path: Path, from_json: Callable[[Mapping[str, object]], Config]) -> Config:
+    """What `from_json` makes of the JSON object in `path`; ConfigError names the file, the field and the value."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ConfigError(f"expected an object, found {_shown(value)}")
+        return from_json(value)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
     except ValueError as error:
         raise ConfigError(f"{path}: not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path}: expected an object, found {_shown(value)}")
-    return value
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 class Fields:
