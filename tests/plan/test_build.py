@@ -291,15 +291,57 @@ def test_warnings_have_lines(make_site: MakeSite) -> None:
     found = {warning.where: warning.message for warning in build_plan(site).warnings}
     assert "minor version compatibility" in found["test.yaml:8"]
     assert "cuts 8192 to that" in found["test.yaml:10"]
+    assert "later packages than 535.309.01-0ubuntu0.22.04.1 are empty" in found["test.yaml"]
     assert "pin it with mirrors.cuda_key_fingerprint" in found["test.yaml:3"]
 
 
-def test_a_tight_group_is_warned_of(make_site: MakeSite) -> None:
-    messages = [
-        w.message for w in build_plan(make_site(models="'qwen2.5:32b'", group="context: 8192, parallel: 2")).warnings
+@pytest.mark.parametrize(
+    ("driver", "platform", "warned"),
+    [
+        ("{branch: 535-server}", "ubuntu-22.04", "test.yaml:3"),
+        ("{branch: 535-server}", "ubuntu-24.04", "test.yaml:3"),
+        ("{branch: 580-server}", "ubuntu-22.04", None),
+        ("{branch: 535-server}", "debian-12", None),
+    ],
+)
+def test_an_ended_branch_is_warned_of(driver: str, platform: str, warned: str | None, make_site: MakeSite) -> None:
+    site = make_site(more=f"driver: {driver}", host=f"platform: {platform}")
+    found = [w for w in build_plan(site).warnings if "ended in June 2026" in w.message]
+    assert [w.where for w in found] == ([warned] if warned else [])
+    assert all(f"on {platform}," in w.message for w in found)
+
+
+def test_platforms_that_nobody_tried_are_warned_of(make_site: MakeSite) -> None:
+    for platform, lines in [("ubuntu-22.04", []), ("ubuntu-24.04", ["test.yaml:8"]), ("debian-12", ["test.yaml:8"])]:
+        plan = build_plan(make_site(host=f"platform: {platform}"))
+        assert [w.where for w in plan.warnings if f"was not tried on {platform}" in w.message] == lines
+
+
+def test_the_firewall_opens_what_the_site_allows(make_site: MakeSite) -> None:
+    everywhere = "firewall: {allow: [{port: 6556, from: [198.51.100.7], purpose: Checkmk}]}"
+    here = "firewall: {allow: [{port: 9100, purpose: node exporter}]}"
+    plan = build_plan(make_site(more=everywhere, host=here))
+    one, two = (
+        [rule for rule in plan.host(name).firewall.rules if rule.port in (6556, 9100)] for name in ("one", "two")
+    )
+    assert [(rule.port, rule.sources, rule.purpose) for rule in one] == [
+        (6556, ("198.51.100.7",), "Checkmk"),
+        (9100, (), "node exporter"),
     ]
-    assert messages == []
-    site = make_site(card="Own, memory_mib: 21700", count=1, models="'qwen2.5:32b'", group="context: 2048, parallel: 1")
+    assert two == one[:1]
+
+
+def test_a_tight_group_is_warned_of(make_site: MakeSite) -> None:
+    newer = "driver: {branch: 580-server}"
+    site = make_site(more=newer, models="'qwen2.5:32b'", group="context: 8192, parallel: 2")
+    assert build_plan(site).warnings == ()
+    site = make_site(
+        more=newer,
+        card="Own, memory_mib: 21700",
+        count=1,
+        models="'qwen2.5:32b'",
+        group="context: 2048, parallel: 1",
+    )
     assert [w.message for w in build_plan(site).warnings] == [
         "group a is tight: with 2 % less VRAM its models would not all fit"
     ]

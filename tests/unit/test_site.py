@@ -105,6 +105,8 @@ WRONG = {
     "unknown card": ("RTX A5000", "RTX A500", "RTX A500", "gpus.model", "did you mean 'RTX A5000'?"),
     "address": ("192.0.2.2", "server.example", "server.example", "hosts.two.address", "is no IP address"),
     "loopback": ("192.0.2.2", "127.0.0.1", "127.0.0.1", "hosts.two.address", "other hosts can reach"),
+    "IPv6": ("192.0.2.2", '"2001:db8::2"', "2001:db8::2", "hosts.two.address", "does not support yet"),
+    "IPv6 for users": ("flexi.example.edu", '"2001:db8::2"', "2001:db8::2", "gateway.name", "does not support yet"),
     "gateway host": ("host: two", "host: tow", "host: tow", "gateway.host: 'tow'", "did you mean 'two'?"),
     "idle host": ("host: two", "host: one", "  two:", "hosts.two", "nothing to do"),
     "gateway name": ("flexi.example.edu", "flexi_x", "flexi_x", "gateway.name", "is no host name"),
@@ -177,7 +179,10 @@ def test_group_names_are_used_once_in_the_site(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("port", "owner"),
-    [(22, "SSH"), (11432, "flexi's catalogue"), (11433, "flexi-agent"), (11435, "an Ollama instance")],
+    [
+        *((22, "SSH"), (11433, "flexi-agent"), (11435, "an Ollama instance")),
+        *((11432, "flexi's catalogue"), (8405, "HAProxy's metrics")),
+    ],
 )
 def test_the_gateways_port_is_free_on_its_host(port: int, owner: str, tmp_path: Path) -> None:
     text = GOOD.replace("  two:\n    address: 192.0.2.2\n", "").replace("host: two", f"host: one\n  port: {port}")
@@ -194,9 +199,47 @@ def test_ssh_port_among_the_instances(tmp_path: Path) -> None:
     assert (finding.path, finding.reason) == ("ssh.port", "is taken by an Ollama instance on one")
 
 
+def test_ssh_may_not_take_the_gateways_own_ports(tmp_path: Path) -> None:
+    (finding,) = refusal(tmp_path, GOOD.replace("user: admin", "user: admin\n  port: 8405")).findings
+    assert (finding.path, finding.reason) == ("ssh.port", "is taken by HAProxy's metrics on two")
+
+
+def test_other_ports_can_be_opened(tmp_path: Path) -> None:
+    allow = "firewall: {allow: [{port: 6556, from: [198.51.100.7], purpose: Checkmk}]}\n"
+    site = load_site(write(tmp_path, GOOD.replace("    address: 192.0.2.2\n", f"    address: 192.0.2.2\n    {allow}")))
+    (allowed,) = site.content.hosts["two"].firewall.allow
+    assert (allowed.port, allowed.sources, allowed.purpose) == (6556, ("198.51.100.7",), "Checkmk")
+    # A port of the GPU hosts is free on a machine without GPUs.
+    load_site(write(tmp_path, GOOD.replace("192.0.2.2\n", "192.0.2.2\n    " + allow.replace("6556", "11434"))))
+
+
+def allowed(port: object = 6556, sources: str = "[198.51.100.7]", purpose: str = "x", key: str = "from") -> str:
+    return f"firewall: {{allow: [{{port: {port}, {key}: {sources}, purpose: {purpose!r}}}]}}"
+
+
 @pytest.mark.parametrize(
     ("lines", "path", "words"),
     [
+        (allowed(22), "firewall.allow[0].port", "is SSH's, which is open already; set ssh.allow_from"),
+        (allowed(80), "firewall.allow[0].port", "is the gateway's, which is open already; set gateway.allow_from"),
+        (
+            allowed(11435),
+            "firewall.allow[0].port",
+            "is for an Ollama instance on one, which nobody but flexi may reach",
+        ),
+        (allowed(11433), "firewall.allow[0].port", "is for flexi-agent on one"),
+        (allowed(8405), "firewall.allow[0].port", "is for HAProxy's metrics on two"),
+        (allowed(0), "firewall.allow[0].port", "write 1 or more"),
+        (allowed(sources="[198.51.100.7/24]"), "firewall.allow[0].from[0]", "did you mean '198.51.100.0/24'?"),
+        (allowed(purpose='a" accept; #'), "firewall.allow[0].purpose", "is no purpose"),
+        (allowed(key="form"), "firewall.allow[0].form", "did you mean 'from'?"),
+        (allowed(key="sources"), "firewall.allow[0].sources", "write one of port, from, purpose"),
+        (allowed(sources="198.51.100.7"), "firewall.allow[0].from", "is not a list; write e.g. from: [198.51.100.7]"),
+        (
+            "firewall: {allow: 6556}",
+            "firewall.allow",
+            "write e.g. allow: [{port: 6556, from: [198.51.100.7], purpose: Checkmk}]",
+        ),
         (
             "ollama: {version: 0.30.0}",
             "ollama.version",

@@ -33,6 +33,8 @@ def test_every_key_has_a_meaning() -> None:
     page = docs.reference()
     for section in SiteFile.model_fields:
         assert f"`{section}" in page
+    assert "## `hosts.<host>.firewall.allow[]`" in page
+    assert "| `from` | list of text |" in page
 
 
 @pytest.mark.parametrize("site", sorted(path.stem for path in INVENTORY.glob("*.yaml")))

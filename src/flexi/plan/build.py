@@ -112,6 +112,10 @@ def _firewall(site: Site, host: Host, is_gateway: bool) -> FirewallPlan:
             FirewallRule(port=port, sources=only_gateway, purpose=f"Ollama {group}")
             for group, port in _instance_ports(host).items()
         ]
+    rules += [
+        FirewallRule(port=allowed.port, sources=allowed.sources, purpose=allowed.purpose)
+        for allowed in (*content.firewall.allow, *host.firewall.allow)
+    ]
     return FirewallPlan(rules=tuple(rules))
 
 
@@ -304,7 +308,19 @@ def _section_names(models: list[str]) -> dict[str, str]:
 def _warnings(site: Site) -> list[Warning_]:
     found = []
     branch = platforms.BRANCHES[site.content.driver.branch]
+    for platform in dict.fromkeys(host.platform for host in site.content.hosts.values() if host.gpus):
+        shipped = platforms.PLATFORMS[platform].drivers[branch.name]
+        if shipped.version is not None:
+            message = (
+                f"driver {branch.name} ended in June 2026: on {platform}, later packages than {shipped.version} are "
+                "empty and pull the next branch. Set driver.branch to 580-server, which runs this Ollama and newer "
+                "ones, or give the hosts an apt source that still has that version (docs/first-deployment.md)"
+            )
+            found.append(Warning_(where=site.where("driver", "branch"), message=message))
     for host_name, host in site.content.hosts.items():
+        if not platforms.PLATFORMS[host.platform].tried:
+            message = f"flexi was not tried on {host.platform} yet: deploy to one host first, and tell us how it went"
+            found.append(Warning_(where=site.where("hosts", host_name, "platform"), message=message))
         if host.gpus is None and host.cuda:
             message = f"no GPU, so no CUDA toolkit {host.cuda} is installed"
             found.append(Warning_(where=site.where("hosts", host_name, "cuda"), message=message))

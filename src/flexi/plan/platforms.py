@@ -69,6 +69,8 @@ class Platform:
     cuda_repository: str
     kernels: tuple[str, ...]
     drivers: Mapping[str, DriverPackages]
+    tried: bool = False
+    """Whether flexi ever ran on it, in the lab or on servers."""
 
 
 _KERNEL_METAS = ("linux-generic", "linux-image-{kernel}", "linux-headers-{kernel}", "linux-{kernel}")
@@ -94,7 +96,11 @@ def _ubuntu_server(branch: str, version: str | None = None, pins: tuple[PinPlan,
 
 
 def _last_535(last: str) -> DriverPackages:
-    """From the next version on Ubuntu's 535-server packages are empty ones that pull 580: keep both out."""
+    """From the next version on Ubuntu's 535-server packages are empty ones that pull 580: keep both out.
+
+    `linux-modules-nvidia-535-server-*` has the kernel's versions and not the driver's, so the first pin cannot name
+    it; an empty one cannot be installed either, since what it pulls is kept out by the second.
+    """
     pins = (
         PinPlan(
             packages="nvidia-*-535-server libnvidia-*-535-server",
@@ -140,6 +146,7 @@ PLATFORMS: Mapping[PlatformName, Platform] = MappingProxyType(
                     "580-server": _ubuntu_server("580-server"),
                 }
             ),
+            tried=True,
         ),
         "ubuntu-24.04": Platform(
             "ubuntu-24.04",

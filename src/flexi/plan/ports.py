@@ -11,11 +11,14 @@ METRICS = 8405
 """On the gateway's loopback: HAProxy's figures. The port that HAProxy's documentation uses for them."""
 
 
-def taken(groups: int, has_gpus: bool, ssh: int | None) -> dict[int, str]:
-    """Ports in use on a host with `groups` groups, and by what; the gateway's own are left out."""
-    ports = {CATALOGUE: "flexi's catalogue"}
-    if ssh is not None:
-        ports[ssh] = "SSH"
+def taken(groups: int, *, has_gpus: bool, is_gateway: bool) -> dict[int, str]:
+    """Ports that flexi's own programs use on a host with `groups` groups, and for what.
+
+    Left out are those that the site file chooses: SSH's and the one that users reach.
+    """
+    ports: dict[int, str] = {}
+    if is_gateway:
+        ports |= {CATALOGUE: "flexi's catalogue", METRICS: "HAProxy's metrics"}
     if has_gpus:
         ports[AGENT_CHECK] = "flexi-agent"
     for index in range(groups):

@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from flexi.paths import ROOT
 
@@ -77,24 +77,32 @@ def _section(schema: dict[str, Any], node: dict[str, Any], path: str) -> Iterato
         below = _below(schema, field)
         if below is None:
             continue
-        child, keyed = below
+        child, kind = below
         child_path = f"{path}.{name}" if path else name
-        if keyed:
+        if kind == "keyed":
             child_path += f".{_PLACEHOLDERS[name]}"
+        elif kind == "listed":
+            child_path += "[]"
         description = field.get("description") or child.get("description", "")
         if name in required:
             description += " Must be set."
         yield from _section(schema, {**child, "description": description}, child_path)
 
 
-def _below(schema: dict[str, Any], field: dict[str, Any]) -> tuple[dict[str, Any], bool] | None:
-    """The mapping that a field holds, and whether its keys are free names; None for a plain value."""
+_Kind = Literal["one", "keyed", "listed"]
+
+
+def _below(schema: dict[str, Any], field: dict[str, Any]) -> tuple[dict[str, Any], _Kind] | None:
+    """The mapping that a field holds: one, several under free names, or several in a list. None for a plain value."""
     for option in [field, *field.get("anyOf", ())]:
-        if "$ref" in option:
-            return _resolve(schema, option), False
-        values = option.get("additionalProperties")
-        if isinstance(values, dict) and "$ref" in values:
-            return _resolve(schema, values), True
+        places: tuple[tuple[Any, _Kind], ...] = (
+            (option, "one"),
+            (option.get("additionalProperties"), "keyed"),
+            (option.get("items"), "listed"),
+        )
+        for node, kind in places:
+            if isinstance(node, dict) and "$ref" in node:
+                return _resolve(schema, node), kind
     return None
 
 

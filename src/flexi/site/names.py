@@ -40,6 +40,13 @@ def public_name(value: str) -> str:
     return value
 
 
+def gateway_name(value: str) -> str:
+    """As `public_name`; it stands in URLs, where IPv6 addresses need brackets that nothing here writes."""
+    if ":" in value and is_address(value):
+        raise refused("is an IPv6 address, which flexi does not support yet", "write e.g. 'flexi.example.edu'")
+    return public_name(value)
+
+
 def group_name(value: str) -> str:
     """A GPU group: it names a systemd instance, an HAProxy server and directories."""
     if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?", value, re.ASCII):
@@ -59,12 +66,14 @@ def is_address(value: str) -> bool:
 
 
 def address(value: str) -> str:
-    """An IP address that one host can have; the firewall needs addresses and not names."""
+    """An IPv4 address that one host can have; the firewall needs addresses and not names."""
     if not is_address(value):
         raise refused("is no IP address", "write e.g. '192.0.2.11' (names change under a firewall, addresses do not)")
     parsed = ipaddress.ip_address(value)
     if parsed.is_unspecified or parsed.is_multicast or parsed.is_loopback:
         raise refused("is no address that other hosts can reach", "write the host's own address")
+    if parsed.version == 6:
+        raise refused("is an IPv6 address, which flexi does not support yet", "write the host's IPv4 address")
     return str(parsed)
 
 
@@ -160,6 +169,13 @@ def plain_path(value: str) -> str:
 def one_line(value: str) -> str:
     if not value.strip() or any(not c.isprintable() for c in value):
         raise refused("is no line of text", "write one line")
+    return value
+
+
+def purpose(value: str) -> str:
+    """A few words for a rule's comment; they stand in quotes in the firewall's file."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._/+-]{0,59}", value, re.ASCII):
+        raise refused("is no purpose (letters, digits, blanks and . _ / + -, at most 60)", "write e.g. 'Checkmk'")
     return value
 
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import ip_address
 
 from flexi.plan import fit as fitting
 from flexi.plan import platforms, ports
 
+from .document import Path
 from .findings import Problem, nearest, shown, suggestion
-from .schema import Group, Host
+from .schema import Firewall, Group, Host
 from .site import Site
 
 
 def problems(site: Site) -> list[Problem]:
     """Everything that keeps `site` from being deployed."""
     found: list[Problem] = []
-    for rule in (_gateway, _addresses, _driver, _toolkits, _mirrors, _cards, _groups, _models, _ports):
+    for rule in (_gateway, _addresses, _driver, _toolkits, _mirrors, _cards, _groups, _models, _ports, _firewall):
         found.extend(rule(site))
     # Whether the models fit is only worth saying when cards and models are known and told apart.
     return found or list(_room(site))
@@ -31,15 +31,12 @@ def _gateway(site: Site) -> Iterator[Problem]:
 
 def _addresses(site: Site) -> Iterator[Problem]:
     first: dict[str, str] = {}
-    families = {ip_address(host.address).version for host in site.content.hosts.values()}
     for name, host in site.content.hosts.items():
         path = ("hosts", name, "address")
         if host.address in first:
             reason = f"is the address of {first[host.address]} too"
             yield Problem(path, reason, "give each host its own", shown(host.address))
         first.setdefault(host.address, name)
-    if len(families) > 1:
-        yield Problem(("hosts",), "mix IPv4 and IPv6 addresses", "use one of the two for all hosts", at_key=True)
 
 
 def _driver(site: Site) -> Iterator[Problem]:
@@ -204,20 +201,50 @@ def _models(site: Site) -> Iterator[Problem]:
 
 def _ports(site: Site) -> Iterator[Problem]:
     gateway, ssh = site.content.gateway, site.content.ssh
-    host = site.content.hosts.get(gateway.host)
-    taken = ports.taken(len(host.groups) if host else 0, host is not None and host.gpus is not None, ssh.port)
-    if gateway.port in taken:
-        reason = f"is taken by {taken[gateway.port]} on {gateway.host}"
-        yield Problem(("gateway", "port"), reason, "choose another, e.g. 80", shown(gateway.port))
-    gateway_ports = {ports.CATALOGUE: "flexi's catalogue"}
-    for name, other in site.content.hosts.items():
-        own = ports.taken(len(other.groups), other.gpus is not None, None)
-        if name == gateway.host:
-            own |= gateway_ports
+    if gateway.host in site.content.hosts:
+        taken = {ssh.port: "SSH", **_own_ports(site, gateway.host)}
+        if gateway.port in taken:
+            reason = f"is taken by {taken[gateway.port]} on {gateway.host}"
+            yield Problem(("gateway", "port"), reason, "choose another, e.g. 80", shown(gateway.port))
+    for name in site.content.hosts:
+        own = _own_ports(site, name)
         if ssh.port in own:
             reason = f"is taken by {own[ssh.port]} on {name}"
             yield Problem(("ssh", "port"), reason, "let SSH listen on another, e.g. 22", shown(ssh.port))
             break
+
+
+def _own_ports(site: Site, name: str) -> dict[int, str]:
+    host = site.content.hosts[name]
+    is_gateway = name == site.content.gateway.host
+    return ports.taken(len(host.groups), has_gpus=host.gpus is not None, is_gateway=is_gateway)
+
+
+def _firewall(site: Site) -> Iterator[Problem]:
+    """Ports that may be opened: not flexi's own, whose rules follow from the rest of the file."""
+    content = site.content
+    places: list[tuple[Path, Firewall, list[str]]] = [(("firewall",), content.firewall, list(content.hosts))]
+    places += [(("hosts", name, "firewall"), host.firewall, [name]) for name, host in content.hosts.items()]
+    for path, firewall, names in places:
+        for index, allowed in enumerate(firewall.allow):
+            for name in names:
+                problem = _closed(site, name, allowed.port)
+                if problem:
+                    yield Problem((*path, "allow", index, "port"), *problem, shown(allowed.port))
+                    break
+
+
+def _closed(site: Site, name: str, port: int) -> tuple[str, str] | None:
+    """Reason and remedy why the site file must not open `port` on a host; None where it may."""
+    content = site.content
+    if port == content.ssh.port:
+        return "is SSH's, which is open already", "set ssh.allow_from"
+    if name == content.gateway.host and port == content.gateway.port:
+        return "is the gateway's, which is open already", "set gateway.allow_from"
+    owner = _own_ports(site, name).get(port)
+    if owner:
+        return f"is for {owner} on {name}, which nobody but flexi may reach", "remove it: users go through the gateway"
+    return None
 
 
 def _room(site: Site) -> Iterator[Problem]:

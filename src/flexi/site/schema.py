@@ -205,11 +205,38 @@ class Group(_Section):
         return len(self.gpus)
 
 
+class Allow(_Section):
+    """A TCP port that the firewall opens beside flexi's own."""
+
+    port: Port = Field(description="TCP port.", examples=[6556])
+    sources: tuple[Network, ...] = Field(
+        default=(),
+        alias="from",
+        strict=False,
+        description="Networks that may use it; empty means everyone.",
+        examples=[["198.51.100.7"]],
+    )
+    purpose: Annotated[str, AfterValidator(names.purpose)] = Field(
+        description="What for, in a few words; the rule's comment.", examples=["Checkmk"]
+    )
+
+
+class Firewall(_Section):
+    """What the hosts' firewall lets in beside SSH, the gateway, and the gateway's way to the instances."""
+
+    allow: tuple[Allow, ...] = Field(
+        default=(),
+        strict=False,
+        description="TCP ports to open for other programs: monitoring, backup.",
+        examples=[[{"port": 6556, "from": ["198.51.100.7"], "purpose": "Checkmk"}]],
+    )
+
+
 class Host(_Section):
     """A machine. One without `gpus` can be the gateway."""
 
     address: Annotated[str, AfterValidator(names.address)] = Field(
-        description="IP address that the gateway and the other hosts use, and SSH where no `ssh.config` maps it.",
+        description="IPv4 address that the gateway and the other hosts use, and SSH where no `ssh.config` maps it.",
         examples=["192.0.2.11"],
     )
     platform: PlatformName = Field(default="ubuntu-22.04", description="Operating system.", examples=["ubuntu-22.04"])
@@ -222,13 +249,14 @@ class Host(_Section):
     groups: dict[GroupName, Group] = Field(
         default={}, description="GPU groups by name; a name is used once in the whole site."
     )
+    firewall: Firewall = Field(default=Firewall(), description="Opened on this host, beside the site's `firewall`.")
 
 
 class Gateway(_Section):
     """The one Ollama API in front of all instances."""
 
     host: HostName = Field(description="Which of `hosts` it runs on; a GPU host will do.", examples=["gateway"])
-    name: Annotated[str, AfterValidator(names.public_name)] = Field(
+    name: Annotated[str, AfterValidator(names.gateway_name)] = Field(
         description="Public name, as users type it.", examples=["flexi.example.edu"]
     )
     port: Port = Field(default=80, description="Port that users reach.", examples=[80])
@@ -273,5 +301,6 @@ class SiteFile(_Section):
     models: dict[ModelName, ModelFacts] = Field(
         default={}, description="Models that flexi's catalogue does not know, or knows differently."
     )
+    firewall: Firewall = Field(default=Firewall(), description="Opened on every host.")
     hosts: dict[HostName, Host] = Field(min_length=1, description="The machines, by host name.")
     gateway: Gateway

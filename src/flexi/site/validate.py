@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from .document import Document, Path, dotted
@@ -107,7 +108,7 @@ def _annotation(model: type[BaseModel], path: Path) -> Any:
     for part in path:
         current = _strip(current)
         if isinstance(current, type) and issubclass(current, BaseModel):
-            field = current.model_fields.get(str(part))
+            field = _fields(current).get(str(part))
             if field is None:
                 return Any
             current = field.annotation
@@ -137,8 +138,13 @@ def _strip(annotation: Any) -> Any:
 def _keys(model: type[BaseModel], path: Path) -> list[str]:
     annotation = _annotation(model, path)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return list(annotation.model_fields)
+        return list(_fields(annotation))
     return []
+
+
+def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The fields of a section by the keys that the file uses for them."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
 def _options(annotation: Any) -> list[str]:
@@ -148,13 +154,20 @@ def _options(annotation: Any) -> list[str]:
 def _example(model: type[BaseModel], owner: Path, key: str) -> str | None:
     annotation = _annotation(model, owner)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        field = annotation.model_fields.get(key)
+        field = _fields(annotation).get(key)
         if field is not None and field.examples:
             example = field.examples[0]
-            if isinstance(example, list):
-                return "[" + ", ".join(map(str, example)) + "]"
-            return f'"{example}"' if isinstance(example, str) and example[:1].isdigit() else str(example)
+            return f'"{example}"' if isinstance(example, str) and example[:1].isdigit() else _flow(example)
     return None
+
+
+def _flow(value: object) -> str:
+    """As YAML's flow style writes it."""
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
+    return str(value)
 
 
 def _add(model: type[BaseModel], owner: Path, key: str) -> str:
