@@ -15,7 +15,8 @@ if plan.cuda:
 if plan.ollama or "gateway" in plan.roles:
     agent.install_package(_sudo=True)
 if plan.ollama:
-    ollama.install(plan.ollama, _sudo=True)
+    # The agent first: it says why an instance does not start, and goes on caring for the others.
     agent.install(plan, _sudo=True)
+    ollama.install(plan.ollama, plan.gpu_count, _sudo=True)
 if "gateway" in plan.roles:
     gateway.install(host.data.flexi_plan, _sudo=True)

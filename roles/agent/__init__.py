@@ -8,13 +8,15 @@ from io import BytesIO, StringIO
 
 from pyinfra.api import deploy
 from pyinfra.operations import files, server, systemd
-from pyinfra.operations.util import any_changed
 
 from flexi.agent_config import agent_config
-from flexi.agent_package import build, digest
+from flexi.agent_package import build
+from flexi.operations.applying import applied
 from flexi.plan.model import HostPlan
 
 PACKAGE = "/opt/flexi/flexi-agent.pyz"
+CONFIG = "/etc/flexi/agent.json"
+UNIT = "/etc/systemd/system/flexi-agent.service"
 USER = "flexi-agent"
 
 
@@ -30,6 +32,7 @@ def install_package() -> None:
         system=True,
         ensure_home=False,
     )
+    files.directory(name="Make the agent's directory", path="/opt/flexi", mode="0755")
     files.put(
         name="Write the agent",
         src=BytesIO(build()),
@@ -41,25 +44,18 @@ def install_package() -> None:
 @deploy("Agent")
 def install(plan: HostPlan) -> None:
     files.directory(name="Make the directory of the drain switches", path="/etc/flexi/drain.d", mode="0755")
-    config = files.put(
+    files.put(
         name="Write the agent's configuration",
         src=StringIO(json.dumps(agent_config(plan), indent=2) + "\n"),
-        dest="/etc/flexi/agent.json",
+        dest=CONFIG,
         mode="0644",
         create_remote_dir=False,
     )
-    unit = files.template(
-        name="Write the agent's unit",
-        src="templates/agent/flexi-agent.service.j2",
-        dest="/etc/systemd/system/flexi-agent.service",
-        mode="0644",
-        build=digest(),
-    )
-    systemd.daemon_reload(name="Let systemd read the agent's unit", _if=any_changed(unit))
-    systemd.service(
+    files.put(name="Write the agent's unit", src="templates/agent/flexi-agent.service", dest=UNIT, mode="0644")
+    applied(
         name="Restart the agent with what is new",
-        service="flexi-agent.service",
-        restarted=True,
-        _if=any_changed(config, unit),
+        what="flexi-agent.service",
+        inputs=(PACKAGE, CONFIG, UNIT),
+        command="systemctl restart flexi-agent.service",
     )
     systemd.service(name="Start the agent", service="flexi-agent.service", running=True, enabled=True)

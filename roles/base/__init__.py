@@ -1,12 +1,17 @@
 """What every host needs before anything else: its name, the time, and updates kept away from what flexi pins."""
 
+from pyinfra import host
 from pyinfra.api import deploy
-from pyinfra.operations import apt, files, server, systemd
-from pyinfra.operations.util import any_changed
+from pyinfra.operations import files, server
 
+from flexi.operations.applying import applied
+from flexi.operations.packages import installed, time_daemon
+from flexi.operations.retiring import retired
 from flexi.plan.model import HostPlan
 
-APT_CACHE_S = 24 * 3600
+GATEWAY_MARK = "/etc/haproxy/flexi/models.map"
+SYSCTL = "/etc/sysctl.d/60-flexi.conf"
+TIMESYNCD = "/etc/systemd/timesyncd.conf.d/flexi.conf"
 
 
 @deploy("Base")
@@ -33,43 +38,44 @@ def install(plan: HostPlan) -> None:
         dest="/etc/needrestart/conf.d/flexi.conf",
         mode="0644",
     )
-    apt.packages(
-        name="Install what the roles rely on",
-        packages=list(base.packages),
-        update=True,
-        cache_time=APT_CACHE_S,
-        no_recommends=True,
-    )
-    limits = files.put(
-        name="Set kernel limits for many connections",
-        src="templates/base/sysctl.conf",
-        dest="/etc/sysctl.d/60-flexi.conf",
-        mode="0644",
-    )
-    systemd.service(
+    installed(name="Install what the roles rely on", packages=base.packages)
+    files.put(name="Set kernel limits for many connections", src="templates/base/sysctl.conf", dest=SYSCTL, mode="0644")
+    applied(
         name="Apply the kernel limits",
-        service="systemd-sysctl.service",
-        restarted=True,
-        _if=any_changed(limits),
+        what="sysctl",
+        inputs=(SYSCTL,),
+        command="systemctl restart systemd-sysctl.service",
     )
+    time_daemon(name="Keep the time in sync, with the host's own daemon if it has one")
     if base.ntp_servers:
-        ntp = files.template(
+        files.template(
             name="Name the site's time servers",
             src="templates/base/timesyncd.conf.j2",
-            dest="/etc/systemd/timesyncd.conf.d/flexi.conf",
+            dest=TIMESYNCD,
             mode="0644",
             servers=base.ntp_servers,
         )
-        systemd.service(
-            name="Restart time synchronisation",
-            service="systemd-timesyncd.service",
-            restarted=True,
-            _if=any_changed(ntp),
+        applied(
+            name="Ask the site's time servers",
+            what="timesyncd",
+            inputs=(TIMESYNCD,),
+            command="systemctl try-restart systemd-timesyncd.service",
         )
-    systemd.service(
-        name="Keep the time in sync",
-        service="systemd-timesyncd.service",
-        running=True,
-        enabled=True,
-    )
     files.directory(name="Make flexi's configuration directory", path="/etc/flexi", mode="0755")
+    _retire(plan)
+
+
+def _retire(plan: HostPlan) -> None:
+    instances = plan.ollama.instances if plan.ollama else ()
+    retired(
+        name="Stop instances that the plan no longer has here",
+        pattern="ollama@*.service",
+        keep=[instance.unit for instance in instances],
+    )
+    if not plan.agent:
+        retired(name="Stop the agent of a host without instances", pattern="flexi-agent.service", keep=())
+    if "gateway" not in plan.roles:
+        # Only where flexi made it one: a HAProxy of the admin's own is not ours to stop.
+        for unit in host.loop(("haproxy.service", "flexi-catalogue.service")):
+            retired(name=f"Stop {unit} where the gateway was", pattern=unit, keep=(), only_with=GATEWAY_MARK)
+        files.file(name="Forget that the gateway was here", path=GATEWAY_MARK, present=False)

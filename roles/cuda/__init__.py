@@ -4,10 +4,9 @@ Ollama brings its CUDA runtime with it; the toolkit is for people who compile on
 """
 
 from pyinfra.api import deploy
-from pyinfra.operations import apt, files
-from pyinfra.operations.util import any_changed
+from pyinfra.operations import files
 
-from flexi.operations.packages import signing_key
+from flexi.operations.packages import installed, signing_key
 from flexi.plan.model import CudaPlan
 
 KEYRING = "/etc/apt/keyrings/flexi-cuda.asc"
@@ -24,13 +23,13 @@ def install(plan: CudaPlan) -> None:
         pins=plan.pins,
     )
     files.directory(name="Make the directory for signing keys", path="/etc/apt/keyrings", mode="0755")
-    key = signing_key(
+    signing_key(
         name="Fetch the repository's signing key",
         url=plan.key_url,
         dest=KEYRING,
         fingerprint=plan.key_fingerprint,
     )
-    sources = files.template(
+    files.template(
         name="Add NVIDIA's CUDA repository",
         src="templates/cuda/cuda.sources.j2",
         dest="/etc/apt/sources.list.d/flexi-cuda.sources",
@@ -38,9 +37,4 @@ def install(plan: CudaPlan) -> None:
         repository=plan.repository,
         keyring=KEYRING,
     )
-    apt.update(name="Read the new repository's index", _if=any_changed(key, sources))
-    apt.packages(
-        name=f"Install the CUDA toolkit {plan.version}",
-        packages=list(plan.packages),
-        no_recommends=True,
-    )
+    installed(name=f"Install the CUDA toolkit {plan.version}", packages=plan.packages)

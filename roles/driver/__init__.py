@@ -1,18 +1,25 @@
 """The NVIDIA driver, headless and with signed modules, pinned, held, and running: a reboot only when it is not."""
 
 from pyinfra.api import deploy
-from pyinfra.operations import apt, files, server, systemd
-from pyinfra.operations.util import any_changed
+from pyinfra.operations import files, systemd
 
-from flexi.operations.packages import held
+from flexi.operations.applying import applied
+from flexi.operations.packages import held, installed, obtainable, unheld_but
 from flexi.operations.system import running_driver
 from flexi.plan.model import DriverPlan
 
-INDEX_AGE_S = 3600
+NOUVEAU = "/etc/modprobe.d/flexi-nouveau.conf"
+PERSISTENCED = "/etc/systemd/system/nvidia-persistenced.service.d/flexi.conf"
 
 
 @deploy("Driver")
 def install(plan: DriverPlan) -> None:
+    if plan.wanted_version:
+        obtainable(
+            name=f"Make sure that {plan.wanted_version} can be had",
+            package=plan.version_package,
+            version=plan.wanted_version,
+        )
     files.template(
         name="Pin the driver's packages",
         src="templates/driver/preferences.j2",
@@ -20,10 +27,10 @@ def install(plan: DriverPlan) -> None:
         mode="0644",
         pins=plan.pins,
     )
-    nouveau = files.put(
+    files.put(
         name="Keep nouveau from taking the cards",
         src="templates/driver/nouveau.conf",
-        dest="/etc/modprobe.d/flexi-nouveau.conf",
+        dest=NOUVEAU,
         mode="0644",
     )
     files.put(
@@ -32,21 +39,29 @@ def install(plan: DriverPlan) -> None:
         dest="/etc/modules-load.d/flexi-nvidia.conf",
         mode="0644",
     )
-    apt.packages(
-        name=f"Install the driver {plan.branch}",
-        packages=list(plan.packages),
-        update=True,
-        cache_time=INDEX_AGE_S,
-        no_recommends=True,
-    )
+    unheld_but(name="Let go of the packages of another branch", packages=plan.holds)
+    installed(name=f"Install the driver {plan.branch}", packages=plan.packages)
     held(name="Hold the driver and the kernel that it is built for", packages=plan.holds)
-    server.shell(
+    applied(
         name="Leave nouveau out of the initramfs",
-        commands=["! command -v update-initramfs >/dev/null || update-initramfs -u"],
-        _if=any_changed(nouveau),
+        what="initramfs",
+        inputs=(NOUVEAU,),
+        command="! command -v update-initramfs >/dev/null || update-initramfs -u",
     )
     # One host at a time, so that the site never stands still as a whole.
     running_driver(name="Reboot into the driver if another one runs", major=plan.major, _serial=True)
+    files.put(
+        name="Let the persistence daemon keep the cards awake",
+        src="templates/driver/nvidia-persistenced.conf",
+        dest=PERSISTENCED,
+        mode="0644",
+    )
+    applied(
+        name="Restart the persistence daemon with what is new",
+        what="nvidia-persistenced.service",
+        inputs=(PERSISTENCED,),
+        command="systemctl restart nvidia-persistenced.service",
+    )
     systemd.service(
         name="Keep the driver loaded between uses",
         service="nvidia-persistenced.service",

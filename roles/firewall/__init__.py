@@ -5,40 +5,30 @@ The rules live in a table of their own, replaced in one atomic step, so that oth
 
 from pyinfra.api import deploy
 from pyinfra.operations import files, systemd
-from pyinfra.operations.util import any_changed
 
-from flexi.operations.system import validated_file
+from flexi.operations.applying import applied
+from flexi.operations.system import firewall_raised, validated_file
 from flexi.plan.model import HostPlan
 from flexi.rendering import render
 
 RULES = "/etc/flexi/firewall.nft"
+UNIT = "/etc/systemd/system/flexi-firewall.service"
 
 
 @deploy("Firewall")
 def install(plan: HostPlan) -> None:
-    rules = validated_file(
+    validated_file(
         name="Write the firewall rules, checked by nft",
         dest=RULES,
         content=render("firewall/firewall.nft.j2", rules=plan.firewall.rules),
         check="nft -c -f {}",
     )
-    unit = files.put(
-        name="Write the firewall's unit",
-        src="templates/firewall/flexi-firewall.service",
-        dest="/etc/systemd/system/flexi-firewall.service",
-        mode="0644",
-    )
-    systemd.daemon_reload(name="Let systemd read the firewall's unit", _if=any_changed(unit))
+    firewall_raised(name="Put the rules in force, unless they lock us out", rules=RULES, table="inet flexi")
+    files.put(name="Write the firewall's unit", src="templates/firewall/flexi-firewall.service", dest=UNIT, mode="0644")
+    applied(name="Let systemd read the firewall's unit", what="flexi-firewall.service", inputs=(UNIT,), command=":")
     systemd.service(
-        name="Raise the firewall now and at every boot",
+        name="Raise the firewall at every boot",
         service="flexi-firewall.service",
         running=True,
         enabled=True,
-    )
-    systemd.service(
-        name="Replace the rules in one step",
-        service="flexi-firewall.service",
-        running=True,
-        reloaded=True,
-        _if=any_changed(rules),
     )

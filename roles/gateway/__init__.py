@@ -9,66 +9,63 @@ from io import StringIO
 
 from pyinfra import host
 from pyinfra.api import deploy
-from pyinfra.operations import apt, files, systemd
-from pyinfra.operations.util import any_changed
+from pyinfra.operations import files, systemd
 
 from flexi.agent_config import catalogue_config
-from flexi.agent_package import digest
+from flexi.operations.applying import applied
 from flexi.operations.gateway import health_key
+from flexi.operations.packages import installed
 from flexi.operations.system import validated_file
 from flexi.plan.model import Plan
 from flexi.rendering import render
+from roles.agent import PACKAGE
 
 MAPS = "/etc/haproxy/flexi"
+HAPROXY = "/etc/haproxy/haproxy.cfg"
+CATALOGUE = "/etc/flexi/catalogue.json"
+UNIT = "/etc/systemd/system/flexi-catalogue.service"
 HEALTH_CONSUMER = "flexi-health"
 
 
 @deploy("Gateway")
 def install(plan: Plan) -> None:
     gateway = plan.gateway
-    apt.packages(name="Install HAProxy", packages=list(gateway.packages), no_recommends=True)
+    installed(name="Install HAProxy", packages=gateway.packages)
 
-    catalogue = files.put(
+    files.put(
         name="Write the catalogue's configuration",
         src=StringIO(json.dumps(catalogue_config(plan), indent=2) + "\n"),
-        dest="/etc/flexi/catalogue.json",
+        dest=CATALOGUE,
         mode="0644",
         create_remote_dir=False,
     )
-    unit = files.template(
-        name="Write the catalogue's unit",
-        src="templates/gateway/flexi-catalogue.service.j2",
-        dest="/etc/systemd/system/flexi-catalogue.service",
-        mode="0644",
-        build=digest(),
+    files.put(
+        name="Write the catalogue's unit", src="templates/gateway/flexi-catalogue.service", dest=UNIT, mode="0644"
     )
-    systemd.daemon_reload(name="Let systemd read the catalogue's unit", _if=any_changed(unit))
-    systemd.service(
+    applied(
         name="Restart the catalogue with what is new",
-        service="flexi-catalogue.service",
-        restarted=True,
-        _if=any_changed(catalogue, unit),
+        what="flexi-catalogue.service",
+        inputs=(PACKAGE, CATALOGUE, UNIT),
+        command="systemctl restart flexi-catalogue.service",
     )
     systemd.service(name="Start the catalogue", service="flexi-catalogue.service", running=True, enabled=True)
 
     files.directory(name="Make the directory of the gateway's tables", path=MAPS, mode="0755")
-    models = files.template(
+    files.template(
         name="Write which model runs where",
         src="templates/gateway/models.map.j2",
         dest=f"{MAPS}/models.map",
         mode="0644",
         backends=gateway.backends,
     )
-    dialects = [
+    for table in host.loop(("dialects.map", "dialects-end.map")):
         files.put(
-            name=f"Write how errors {part} in each API",
+            name=f"Write how errors look in each API ({table})",
             src=f"templates/gateway/{table}",
             dest=f"{MAPS}/{table}",
             mode="0644",
         )
-        for part, table in host.loop((("begin", "dialects.map"), ("end", "dialects-end.map")))
-    ]
-    keys = files.template(
+    files.template(
         name="Write the consumers' keys (hashes only)",
         src="templates/gateway/keys.map.j2",
         dest=f"{MAPS}/keys.map",
@@ -77,23 +74,23 @@ def install(plan: Plan) -> None:
         mode="0640",
         consumers=gateway.consumers,
     )
-    health = health_key(
+    health_key(
         name="Make the key of the health checks, which never leaves this host",
         key_header="/etc/flexi/health.header",
         key_map=f"{MAPS}/local.map",
         consumer=HEALTH_CONSUMER,
     )
-    config = validated_file(
+    validated_file(
         name="Write HAProxy's configuration, checked by HAProxy",
-        dest="/etc/haproxy/haproxy.cfg",
+        dest=HAPROXY,
         content=render("gateway/haproxy.cfg.j2", gateway=gateway, maps=MAPS),
         check="haproxy -c -q -f {}",
     )
-    systemd.service(name="Start HAProxy", service="haproxy.service", running=True, enabled=True)
-    systemd.service(
+    tables = ("models.map", "dialects.map", "dialects-end.map", "keys.map", "local.map")
+    applied(
         name="Reload HAProxy without dropping a stream",
-        service="haproxy.service",
-        running=True,
-        reloaded=True,
-        _if=any_changed(models, *dialects, keys, health, config),
+        what="haproxy.service",
+        inputs=(HAPROXY, *(f"{MAPS}/{table}" for table in tables)),
+        command="systemctl reload-or-restart haproxy.service",
     )
+    systemd.service(name="Start HAProxy", service="haproxy.service", running=True, enabled=True)

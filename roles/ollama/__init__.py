@@ -2,18 +2,20 @@
 
 from pyinfra import host
 from pyinfra.api import deploy
-from pyinfra.operations import apt, files, server, systemd
-from pyinfra.operations.util import any_changed
+from pyinfra.operations import files, server, systemd
 
-from flexi.operations.ollama import current_release, environment_file, release
+from flexi.operations.applying import applied
+from flexi.operations.ollama import CURRENT_DIGEST, RELEASES, current_release, environment_file, release
+from flexi.operations.packages import installed
 from flexi.plan.model import OllamaPlan
 
 HOMES = "/var/lib/ollama"
+UNIT = "/etc/systemd/system/ollama@.service"
 DEVICE_GROUPS = ("video", "render")
 
 
 @deploy("Ollama")
-def install(plan: OllamaPlan) -> None:
+def install(plan: OllamaPlan, gpu_count: int) -> None:
     for group in host.loop(("ollama", *DEVICE_GROUPS)):
         server.group(name=f"Make the group {group}", group=group, system=True)
     server.user(
@@ -26,19 +28,18 @@ def install(plan: OllamaPlan) -> None:
         system=True,
         ensure_home=False,
     )
-    files.directory(name="Make the directory of the homes", path=HOMES, mode="0755")
-    files.directory(name="Make the directory of the environments", path="/etc/ollama", mode="0755")
+    for directory in host.loop((HOMES, "/etc/ollama", RELEASES)):
+        files.directory(name=f"Make {directory}", path=directory, mode="0755")
 
-    apt.packages(name="Install what unpacks a release", packages=list(plan.packages), no_recommends=True)
+    installed(name="Install what unpacks a release", packages=plan.packages)
     release(name=f"Unpack Ollama {plan.version}, its digest checked", plan=plan)
-    switched = current_release(name=f"Make {plan.version} the current release", version=plan.version)
-    unit = files.put(
+    current_release(name=f"Make {plan.version} the current release", version=plan.version)
+    files.put(
         name="Write the instances' unit",
         src="templates/ollama/ollama@.service",
-        dest="/etc/systemd/system/ollama@.service",
+        dest=UNIT,
         mode="0644",
     )
-    systemd.daemon_reload(name="Let systemd read the instances' unit", _if=any_changed(unit))
 
     for instance in host.loop(plan.instances):
         for directory in host.loop((instance.home, instance.store)):
@@ -49,12 +50,12 @@ def install(plan: OllamaPlan) -> None:
                 group="ollama",
                 mode="0700",
             )
-        environment = environment_file(name=f"Write {instance.environment_file}", instance=instance)
-        systemd.service(
+        environment_file(name=f"Write {instance.environment_file}", instance=instance, gpu_count=gpu_count)
+        applied(
             name=f"Restart {instance.unit} with what is new",
-            service=instance.unit,
-            restarted=True,
-            _if=any_changed(switched, unit, environment),
+            what=instance.unit,
+            inputs=(UNIT, instance.environment_file, CURRENT_DIGEST),
+            command=f"systemctl restart {instance.unit}",
         )
         systemd.service(
             name=f"Start {instance.unit}",

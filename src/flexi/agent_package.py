@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import zipfile
 from pathlib import Path
@@ -17,20 +16,16 @@ _MAIN = f"import sys\nfrom {PACKAGE}.__main__ import main\nsys.exit(main())\n"
 def build() -> bytes:
     """The archive for `python3 flexi-agent.pyz run|gpus|catalogue` (Python 3.10 or newer, standard library only)."""
     target = io.BytesIO()
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+    # Stored: what zlib makes of a text differs between its builds, and so would one admin's agent from another's.
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
         _add(archive, "__main__.py", _MAIN)
         for module in sorted(SOURCE.glob("*.py")):
             _add(archive, f"{PACKAGE}/{module.name}", module.read_text(encoding="utf-8"))
     return target.getvalue()
 
 
-def digest() -> str:
-    """Hex SHA-256 of the archive. Units carry it, so that new code means a changed unit and a restart."""
-    return hashlib.sha256(build()).hexdigest()
-
-
 def _add(archive: zipfile.ZipFile, name: str, text: str) -> None:
     entry = zipfile.ZipInfo(name, _LONG_AGO)
-    entry.compress_type = zipfile.ZIP_DEFLATED
+    entry.compress_type = zipfile.ZIP_STORED
     entry.external_attr = 0o644 << 16
     archive.writestr(entry, text)

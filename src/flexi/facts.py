@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pyinfra.api import FactBase, StringCommand
@@ -32,19 +34,32 @@ class DriverTruth:
     """The boot that our last reboot for the driver led to: a second reboot would not help."""
 
     @property
+    def mismatch(self) -> bool:
+        """The library was exchanged under the loaded module: the one complaint of nvidia-smi that a boot mends."""
+        return self.smi_error is not None and "version mismatch" in self.smi_error
+
+    @property
     def running_major(self) -> int | None:
         return int(self.running.split(".")[0]) if self.running else None
 
 
+MAX_GPUS = 16
+"""The most cards that one server board carries (NVIDIA HGX and PCIe chassis)."""
+
+
 class NvidiaGpus(FactBase[list[Gpu]]):
-    """The host's GPUs in PCI bus order, as nvidia-smi sees them; empty where it fails or is missing."""
+    """The host's GPUs in PCI bus order, as nvidia-smi sees them; empty where it fails or is missing.
+
+    One card that is lost makes nvidia-smi refuse every question about the whole host, so each is then asked alone.
+    """
 
     default = list
 
     def command(self) -> StringCommand:
-        return StringCommand(
-            "nvidia-smi --query-gpu=index,uuid,name,memory.total --format=csv,noheader,nounits 2>/dev/null || true"
-        )
+        query = "nvidia-smi --query-gpu=index,uuid,name,memory.total --format=csv,noheader,nounits"
+        each = f'for i in $(seq 0 {MAX_GPUS - 1}); do {query} -i "$i" 2>/dev/null | grep "^$i, GPU-"; done'
+        script = f"command -v nvidia-smi >/dev/null || exit 0; {query} 2>/dev/null || {each}; true"
+        return StringCommand("sh", "-c", QuoteString(script))
 
     def process(self, output: list[str]) -> list[Gpu]:
         gpus = []
@@ -94,14 +109,70 @@ class BootId(FactBase[str]):
         return output[0].strip()
 
 
-class HeldPackages(FactBase[set[str]]):
-    default = set
+STAMPS = "/var/lib/flexi/applied"
 
+
+@dataclass(frozen=True)
+class StampTruth:
+    """Digest of some files now, and the one that was stamped when something was last done with them."""
+
+    present: str
+    stamped: str | None
+
+
+def stamp_digest_command(inputs: Sequence[str]) -> str:
+    """Shell command that prints one digest over the names and contents of `inputs`; missing files count as empty."""
+    parts = "; ".join(f"echo {shlex.quote(path)}; cat {shlex.quote(path)} 2>/dev/null" for path in inputs)
+    return f"{{ {parts}; }} | sha256sum | cut -d' ' -f1"
+
+
+class Stamp(FactBase[StampTruth]):
+    def command(self, what: str, inputs: Sequence[str]) -> StringCommand:
+        script = f"{stamp_digest_command(inputs)}; cat {shlex.quote(f'{STAMPS}/{what}')} 2>/dev/null; true"
+        return StringCommand("sh", "-c", QuoteString(script))
+
+    def process(self, output: list[str]) -> StampTruth:
+        lines = [line.strip() for line in output if line.strip()]
+        return StampTruth(lines[0] if lines else "", lines[1] if len(lines) > 1 else None)
+
+
+HOLDS = "/var/lib/flexi/holds"
+
+
+@dataclass(frozen=True)
+class Holds:
+    """Packages on hold, and those of them that flexi put there."""
+
+    held: frozenset[str]
+    ours: frozenset[str]
+
+
+class HeldPackages(FactBase[Holds]):
     def command(self) -> StringCommand:
-        return StringCommand("apt-mark showhold")
+        return StringCommand("sh", "-c", QuoteString(f"apt-mark showhold; echo =; cat {HOLDS} 2>/dev/null; true"))
 
-    def process(self, output: list[str]) -> set[str]:
-        return {line.strip() for line in output if line.strip()}
+    def process(self, output: list[str]) -> Holds:
+        lines = [line.strip() for line in output]
+        border = lines.index("=") if "=" in lines else len(lines)
+        held = frozenset(line for line in lines[:border] if line)
+        return Holds(held, held & frozenset(lines[border + 1 :]))
+
+
+class UnitNames(FactBase[list[str]]):
+    """Instances of a template unit that run or start at boot, and of plain units the same."""
+
+    default = list
+
+    def command(self, pattern: str) -> StringCommand:
+        listing = "--all --plain --no-legend --no-pager"
+        script = (
+            f"systemctl list-units {listing} {shlex.quote(pattern)} | awk '$3 != \"inactive\" {{print $1}}'; "
+            f"find /etc/systemd/system -path '*.wants/*' -name {shlex.quote(pattern)} -printf '%f\\n'"
+        )
+        return StringCommand("sh", "-c", QuoteString(script))
+
+    def process(self, output: list[str]) -> list[str]:
+        return sorted({line.strip() for line in output if line.strip()})
 
 
 @dataclass(frozen=True)
@@ -153,3 +224,13 @@ class KeyFingerprints(FactBase[list[str]]):
             elif fields[0] == "fpr" and primary:
                 fingerprints.append(fields[9])
         return fingerprints
+
+
+class NftTable(FactBase[bool]):
+    """Whether an nftables table (`inet flexi`) is loaded."""
+
+    def command(self, table: str) -> StringCommand:
+        return StringCommand("sh", "-c", QuoteString(f"nft list table {table} >/dev/null 2>&1 && echo yes; true"))
+
+    def process(self, output: list[str]) -> bool:
+        return "yes" in output

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +15,12 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.operation import add_op
 from pyinfra.api.operations import run_ops
 
-from flexi.facts import Gpu, NvidiaDriver, NvidiaGpus, OllamaReleases
+from flexi.facts import Gpu, NvidiaDriver, NvidiaGpus, OllamaReleases, Stamp
+from flexi.operations.applying import applied
 from flexi.operations.gateway import health_key
 from flexi.operations.ollama import current_release, render_environment, resolve_gpus
-from flexi.operations.packages import held, signing_key
+from flexi.operations.packages import held, installed, obtainable, signing_key, time_daemon, unheld_but
+from flexi.operations.retiring import retired
 from flexi.operations.system import running_driver, validated_file
 from flexi.plan.model import InstancePlan
 
@@ -71,6 +76,19 @@ def test_a_dry_run_announces_the_reboot(state: dict[str, object]) -> None:
     assert add_op(fake.state, running_driver, major=535)[fake.host].will_change
 
 
+@pytest.mark.parametrize(
+    "state",
+    [
+        truth(RUNNING_535, smi="Unable to determine the device handle for GPU0000:41:00.0: GPU is lost."),
+        truth(RUNNING_535, smi="WARNING: infoROM is corrupted at gpu 0000:41:00.0"),
+    ],
+    ids=["a lost card", "a warning"],
+)
+def test_a_complaint_that_a_boot_does_not_mend_costs_no_reboot(state: dict[str, object]) -> None:
+    fake = Fake(state)
+    assert not add_op(fake.state, running_driver, major=535)[fake.host].will_change
+
+
 def test_a_boot_that_did_not_help_is_not_repeated(caplog: pytest.LogCaptureFixture) -> None:
     fake = Fake(truth(boot="boot-2", tried="boot-2"))
     add_op(fake.state, running_driver, major=535)
@@ -102,16 +120,121 @@ def test_gpus_of_a_failing_nvidia_smi_are_none() -> None:
     assert NvidiaGpus().process(words) == []
 
 
-def test_only_installed_packages_are_held_and_only_once() -> None:
-    fake = Fake(
-        {
-            "dpkg -l": ["ii  nvidia-utils-535-server  535.309.01  amd64  tool", "ii  linux-generic 5.15 amd64 kernel"],
-            "apt-mark showhold": ["linux-generic"],
-        }
-    )
-    predicted, commands = fake.run(held, packages=("nvidia-utils-535-server", "linux-generic", "linux-image-generic"))
+INSTALLED = ["ii  nvidia-utils-535-server  535.309.01  amd64  tool", "ii  linux-generic 5.15 amd64 kernel"]
+WANTED_HOLDS = ("nvidia-utils-535-server", "linux-generic", "linux-image-generic")
+
+
+def test_only_installed_packages_are_held() -> None:
+    fake = Fake({"dpkg -l": INSTALLED, "apt-mark showhold": ["linux-generic", "="]})
+    predicted, commands = fake.run(held, packages=WANTED_HOLDS)
     assert predicted
-    assert "apt-mark hold nvidia-utils-535-server" in commands[-1]
+    assert "apt-mark hold nvidia-utils-535-server linux-generic;" in commands[-1]
+
+
+def test_holds_of_ours_stay() -> None:
+    ours = ["nvidia-utils-535-server", "linux-generic"]
+    predicted, _ = Fake({"dpkg -l": INSTALLED, "apt-mark showhold": [*ours, "=", *ours]}).run(
+        held, packages=WANTED_HOLDS
+    )
+    assert not predicted
+
+
+def test_a_change_of_branch_lets_go_of_our_holds_and_of_no_others() -> None:
+    """apt refuses a branch whose rival is held; what an admin holds by hand stays held."""
+    holds = ["nvidia-utils-535-server", "linux-generic", "postgresql", "=", "nvidia-utils-535-server", "linux-generic"]
+    predicted, commands = Fake({"apt-mark showhold": holds}).run(
+        unheld_but, packages=("nvidia-utils-580-server", "linux-generic")
+    )
+    assert predicted
+    assert commands[-1].endswith("apt-mark unhold nvidia-utils-535-server")
+
+
+def test_installed_packages_need_no_index() -> None:
+    """A fresh index would be a change at every run (pyinfra's cache_time)."""
+    predicted, commands = Fake({"dpkg -l": INSTALLED}).run(installed, packages=("linux-generic",))
+    assert not predicted
+    assert not any("apt-get update" in command for command in commands)
+
+
+def test_missing_packages_are_looked_up_anew() -> None:
+    _, commands = Fake({"dpkg -l": INSTALLED}).run(installed, packages=("linux-generic", "haproxy"))
+    apt = [command for command in commands if "apt-get" in command]
+    assert "update" in apt[0]
+    assert "haproxy" in apt[-1]
+    assert "linux-generic" not in apt[-1]
+
+
+@pytest.mark.parametrize("daemon", ["chrony", "ntpsec", "systemd-timesyncd"])
+def test_a_time_daemon_of_the_hosts_own_stays(daemon: str) -> None:
+    predicted, _ = Fake({"dpkg -l": [f"ii  {daemon}  1.0  amd64  clock"]}).run(time_daemon)
+    assert not predicted
+
+
+def test_a_version_that_is_gone_is_said_before_anything_changes(tmp_path: Path) -> None:
+    """The check itself, run by sh with an apt-cache that knows only the transitional build."""
+    _, commands = Fake({}).run(obtainable, package="nvidia-utils-535-server", version="535.309.01-0ubuntu0.22.04.1")
+    check = next(command for command in commands if "madison" in command)
+    apt_cache = tmp_path / "apt-cache"
+    apt_cache.write_text("#!/bin/sh\necho ' nvidia-utils-535-server | 535.309.01-0ubuntu0.22.04.2 | http://x jammy'\n")
+    apt_cache.chmod(0o755)
+    done = subprocess.run(
+        ["sh", "-c", check], capture_output=True, text=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False
+    )
+    assert done.returncode == 1
+    assert "580-server" in done.stderr
+    apt_cache.write_text(apt_cache.read_text().replace("22.04.2", "22.04.1"))
+    done = subprocess.run(["sh", "-c", check], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False)
+    assert done.returncode == 0
+
+
+def test_what_the_plan_no_longer_has_is_stopped() -> None:
+    fake = Fake({"list-units": ["ollama@a.service", "ollama@old.service", "ollama@old.service"]})
+    _, commands = fake.run(retired, pattern="ollama@*.service", keep=["ollama@a.service"])
+    stopped = [command for command in commands if "disable --now" in command]
+    assert stopped == ["systemctl disable --now ollama@old.service"]
+
+
+def test_a_haproxy_of_the_admins_own_is_left_alone() -> None:
+    predicted, _ = Fake({"list-units": ["haproxy.service"]}).run(
+        retired, pattern="haproxy.service", keep=(), only_with="/etc/haproxy/flexi/models.map"
+    )
+    assert not predicted
+
+
+def stamp_run(script: str, root: Path) -> subprocess.CompletedProcess[str]:
+    """Run a stamping script with the host's directories below `root`."""
+    local = script.replace("/var/lib/flexi", f"{root}/stamps")
+    return subprocess.run(["sh", "-c", local], capture_output=True, text=True, check=False)
+
+
+def test_an_action_is_due_until_it_succeeded_with_what_is_there(tmp_path: Path) -> None:
+    """The scripts themselves, run by sh: written, killed, repeated, changed."""
+    config, log = tmp_path / "service.conf", tmp_path / "restarts"
+    config.write_text("one\n")
+
+    def due() -> bool:
+        fact = Stamp()
+        script = str(fact.command("x", (str(config),)).get_masked_value()).removeprefix("sh -c ")
+        local = shlex.split(script)[0].replace("/var/lib/flexi", f"{tmp_path}/stamps")
+        output = subprocess.run(["sh", "-c", local], capture_output=True, text=True, check=True).stdout
+        truth = fact.process(output.splitlines())
+        return truth.present != truth.stamped
+
+    def act(command: str) -> int:
+        _, commands = Fake({"sha256sum": ["0" * 64]}).run(applied, what="x", inputs=(str(config),), command=command)
+        script = shlex.split(commands[-1].removeprefix("sh -c "))[0]
+        return stamp_run(script, tmp_path).returncode
+
+    assert due()
+    assert act("false") != 0
+    assert due(), "a failed restart must be repeated"
+    assert act(f"echo restarted >>{log}") == 0
+    assert not due()
+    config.write_text("two\n")
+    assert due()
+    assert act(f"echo restarted >>{log}") == 0
+    assert not due()
+    assert log.read_text().count("restarted") == 2
 
 
 def test_the_current_release_is_switched_in_one_rename() -> None:
@@ -172,13 +295,20 @@ def instance(gpus: tuple[int, ...] | tuple[str, ...]) -> InstancePlan:
 PRESENT = [Gpu(0, "GPU-00", "A40", 46068), Gpu(1, "GPU-11", "A40", 46068)]
 
 
+def test_with_a_card_missing_numbers_are_not_trusted() -> None:
+    """Cards A, C, D of four: index 1 is C now, which belongs to another group."""
+    with pytest.raises(LookupError, match="shows 2 of the host's 3 GPUs"):
+        resolve_gpus(instance((0, 1)), PRESENT, 3)
+    assert resolve_gpus(instance(("GPU-11",)), PRESENT, 3) == ["GPU-11"]
+
+
 def test_indices_become_uuids() -> None:
-    assert resolve_gpus(instance((1, 0)), PRESENT) == ["GPU-11", "GPU-00"]
-    assert resolve_gpus(instance(("GPU-11",)), PRESENT) == ["GPU-11"]
+    assert resolve_gpus(instance((1, 0)), PRESENT, 2) == ["GPU-11", "GPU-00"]
+    assert resolve_gpus(instance(("GPU-11",)), PRESENT, 2) == ["GPU-11"]
     assert "CUDA_VISIBLE_DEVICES=GPU-11,GPU-00\n" in render_environment(instance((1, 0)), ["GPU-11", "GPU-00"])
 
 
 @pytest.mark.parametrize("gpus", [(0, 2), ("GPU-00", "GPU-99")])
 def test_a_missing_gpu_is_named(gpus: Any) -> None:
     with pytest.raises(LookupError, match=r"group a: GPU (2|GPU-99) is not on this host; nvidia-smi shows 2"):
-        resolve_gpus(instance(gpus), PRESENT)
+        resolve_gpus(instance(gpus), PRESENT, 2)

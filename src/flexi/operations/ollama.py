@@ -14,6 +14,8 @@ from flexi.operations.refusal import refuse
 from flexi.plan.model import InstancePlan, OllamaPlan
 
 RELEASES = "/opt/ollama"
+CURRENT_DIGEST = f"{RELEASES}/current/.archive-sha256"
+"""Changes with the release in use, also where a version is published anew."""
 
 
 @operation()
@@ -45,6 +47,7 @@ def install_script(plan: OllamaPlan, root: str = RELEASES) -> str:
 # file that fails it is removed, so that the next run starts afresh.
 _INSTALL = """
 set -eu
+umask 022
 version='{version}' wanted='{wanted}'
 mkdir -p {root}/.download
 file={root}/.download/ollama-$version.tar.zst
@@ -88,8 +91,16 @@ def current_release(version: str) -> Generator[StringCommand, None, None]:
     yield StringCommand("mv", "-fT", QuoteString(f"{link}.new"), QuoteString(link))
 
 
-def resolve_gpus(instance: InstancePlan, present: list[Gpu]) -> list[str]:
-    """UUIDs of the group's GPUs on this host; LookupError names the ones that are not there."""
+def resolve_gpus(instance: InstancePlan, present: list[Gpu], gpu_count: int) -> list[str]:
+    """UUIDs of the group's GPUs on this host; LookupError names the ones that are not there.
+
+    With a card missing, the others' indices move up: an index then says nothing, and the group waits for the card.
+    """
+    if len(present) != gpu_count and any(isinstance(wanted, int) for wanted in instance.gpus):
+        raise LookupError(
+            f"group {instance.group}: nvidia-smi shows {len(present)} of the host's {gpu_count} GPUs, so their numbers "
+            "cannot be trusted. Mend the card, correct gpus.count, or name the group's GPUs by UUID"
+        )
     by_index = {gpu.index: gpu.uuid for gpu in present}
     by_uuid = {gpu.uuid for gpu in present}
     resolved, missing = [], []
@@ -115,7 +126,7 @@ def render_environment(instance: InstancePlan, uuids: list[str]) -> str:
 
 
 @operation()
-def environment_file(instance: InstancePlan) -> Generator[StringCommand | FunctionCommand, None, None]:
+def environment_file(instance: InstancePlan, gpu_count: int) -> Generator[StringCommand | FunctionCommand, None, None]:
     """Write /etc/ollama/<group>.env with the GPUs' UUIDs as the running driver tells them.
 
     Read when it runs and not before: on a bare host the driver comes up in the middle of the same deploy.
@@ -126,7 +137,7 @@ def environment_file(instance: InstancePlan) -> Generator[StringCommand | Functi
         yield StringCommand("true")
         return
     try:
-        uuids = resolve_gpus(instance, present)
+        uuids = resolve_gpus(instance, present, gpu_count)
     except LookupError as missing:
         yield refuse(str(missing.args[0]))
         return

@@ -1,4 +1,4 @@
-"""apt: holds and signing keys."""
+"""apt: packages, holds and signing keys."""
 
 from __future__ import annotations
 
@@ -8,20 +8,74 @@ from pyinfra import host
 from pyinfra.api import QuoteString, StringCommand, operation
 from pyinfra.facts.deb import DebPackages
 from pyinfra.facts.files import File
+from pyinfra.operations import apt
 
-from flexi.facts import HeldPackages, KeyFingerprints
+from flexi.facts import HOLDS, HeldPackages, KeyFingerprints
+
+TIME_DAEMONS = ("systemd-timesyncd", "chrony", "ntpsec", "ntp", "openntpd")
+"""Packages that provide Debian's and Ubuntu's `time-daemon`; they conflict with each other."""
+
+
+@operation()
+def installed(packages: Sequence[str]) -> Generator[StringCommand, None, None]:
+    """Install what is missing of `packages`, with a fresh index; a host that has all of them is left alone."""
+    present = host.get_fact(DebPackages) or {}
+    missing = [name for name in packages if name not in present]
+    if not missing:
+        host.noop("all of them are installed")
+        return
+    yield from apt.update._inner()
+    yield from apt.packages._inner(packages=missing, no_recommends=True)
+
+
+@operation()
+def time_daemon() -> Generator[StringCommand, None, None]:
+    """Install systemd-timesyncd where no other time daemon is: a university's own chrony stays."""
+    present = host.get_fact(DebPackages) or {}
+    if any(name in present for name in TIME_DAEMONS):
+        host.noop("a time daemon is installed")
+        return
+    yield from apt.update._inner()
+    yield from apt.packages._inner(packages=[TIME_DAEMONS[0]], no_recommends=True)
+
+
+@operation()
+def obtainable(package: str, version: str) -> Generator[StringCommand, None, None]:
+    """Fail in one sentence, before anything is changed, where apt cannot get this version of a missing package."""
+    if package in (host.get_fact(DebPackages) or {}):
+        host.noop(f"{package} is installed")
+        return
+    words = (
+        f"no archive of this host has {package} {version} any more: Ubuntu replaced it by a transitional package. "
+        "Choose driver.branch 580-server with an Ollama that runs on it, or add an archive snapshot that has it"
+    )
+    yield from apt.update._inner()
+    check = f"apt-cache madison {package} | grep -qF ' {version} ' || {{ echo '{words}' >&2; exit 1; }}"
+    yield StringCommand("sh", "-c", QuoteString(check))
+
+
+@operation()
+def unheld_but(packages: Sequence[str]) -> Generator[StringCommand, None, None]:
+    """Let go of what flexi itself holds and no longer wants to: another branch must be able to replace the old one."""
+    unwanted = sorted(host.get_fact(HeldPackages).ours - set(packages))
+    if not unwanted:
+        host.noop("no hold is left over")
+        return
+    yield StringCommand("apt-mark", "unhold", *(QuoteString(name) for name in unwanted))
 
 
 @operation()
 def held(packages: Sequence[str]) -> Generator[StringCommand, None, None]:
     """Hold those of `packages` that are installed: an upgrade of them is then a decision, not a night's accident."""
-    installed = host.get_fact(DebPackages) or {}
-    already = host.get_fact(HeldPackages)
-    missing = [name for name in packages if name in installed and name not in already]
-    if not missing:
+    present = host.get_fact(DebPackages) or {}
+    holds = host.get_fact(HeldPackages)
+    wanted = [name for name in packages if name in present]
+    if set(wanted) <= holds.ours:
         host.noop("all of them are on hold")
         return
-    yield StringCommand("apt-mark", "hold", *(QuoteString(name) for name in missing))
+    names = " ".join(wanted)
+    script = f"set -e; apt-mark hold {names}; mkdir -p /var/lib/flexi; printf '%s\\n' {names} >{HOLDS}"
+    yield StringCommand("sh", "-c", QuoteString(script))
 
 
 @operation()

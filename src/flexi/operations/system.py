@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Generator
 from io import StringIO
@@ -13,7 +14,8 @@ from pyinfra.api.host import Host
 from pyinfra.api.state import State
 from pyinfra.facts.files import FileContents
 
-from flexi.facts import REBOOT_MARK, BootId, NvidiaDriver
+from flexi.facts import REBOOT_MARK, BootId, NftTable, NvidiaDriver, Stamp
+from flexi.operations.applying import stamping
 from flexi.operations.refusal import refuse, say
 
 Commands = Generator[StringCommand | FileUploadCommand | FunctionCommand, None, None]
@@ -40,11 +42,12 @@ def validated_file(dest: str, content: str, check: str, mode: str = "0644") -> C
 def running_driver(major: int, timeout_s: int = 1200) -> Commands:
     """Reboot when the running NVIDIA driver is not of branch `major`; afterwards it must be, or the host fails.
 
-    The truth is the loaded module and nvidia-smi's word, never a package's name. A boot that did not help is
-    remembered, so that a host with a broken driver is not rebooted on every run.
+    The truth is the loaded module, never a package's name. Of nvidia-smi's complaints only one is mended by a boot,
+    the library that differs from the module; a lost card is not, and other cards may serve. A boot that did not help
+    is remembered until one does, so that a host with a broken driver is not rebooted on every run.
     """
     truth = host.get_fact(NvidiaDriver)
-    if truth.running_major == major and not truth.nouveau and truth.smi_error is None:
+    if truth.running_major == major and not truth.nouveau and not truth.mismatch:
         host.noop(f"driver {truth.running} runs")
         return
     if truth.tried_boot_id == truth.boot_id:
@@ -60,6 +63,7 @@ def running_driver(major: int, timeout_s: int = 1200) -> Commands:
         "sh", "-c", QuoteString(f"mkdir -p /var/lib/flexi && cp /proc/sys/kernel/random/boot_id {REBOOT_MARK}")
     )
     yield FunctionCommand(_check_driver, (major,), {})
+    yield StringCommand("rm", "-f", REBOOT_MARK)
 
 
 def _wait_for_new_boot(state: State, host: Host, old_boot_id: str, timeout_s: int) -> bool:
@@ -87,7 +91,7 @@ def _check_driver(state: State, host: Host, major: int) -> bool:
     deadline = time.monotonic() + 120
     while True:
         truth = host.get_fact(NvidiaDriver)
-        if truth.running_major == major and truth.smi_error is None:
+        if truth.running_major == major and not truth.mismatch:
             return True
         if time.monotonic() > deadline:
             return say(
@@ -97,3 +101,38 @@ def _check_driver(state: State, host: Host, major: int) -> bool:
                 f"({truth.smi_error or 'no error from nvidia-smi'})",
             )
         time.sleep(2)
+
+
+ROLLBACK = "flexi-firewall-rollback"
+ROLLBACK_AFTER_S = 60
+
+
+@operation()
+def firewall_raised(rules: str, table: str) -> Commands:
+    """Load the nftables file `rules` where it is not the one in use, or its `table` is gone (somebody flushed it).
+
+    A rule that locks the admin out takes itself away: a timer deletes the table unless a new connection comes in.
+    """
+    truth = host.get_fact(Stamp, what="firewall", inputs=(rules,))
+    if truth.stamped == truth.present and host.get_fact(NftTable, table=table):
+        host.noop("the rules are in force")
+        return
+    delete = f"nft delete table {table}"
+    arm = f"systemd-run --quiet --unit={ROLLBACK} --on-active={ROLLBACK_AFTER_S} /bin/sh -c {shlex.quote(delete)}"
+    disarm = f"systemctl stop {ROLLBACK}.timer 2>/dev/null || true"
+    yield StringCommand("sh", "-c", QuoteString(f"{disarm}; {arm}"))
+    yield StringCommand("nft", "-f", QuoteString(rules))
+    yield FunctionCommand(_reconnect, (), {})
+    yield StringCommand("sh", "-c", QuoteString(f"{disarm}; {stamping('firewall', (rules,))}"))
+
+
+def _reconnect(state: State, host: Host) -> bool:
+    host.disconnect()
+    host.connect(show_errors=False)
+    if host.connected:
+        return True
+    return say(
+        state,
+        host,
+        f"the new firewall rules lock this machine out; they go in {ROLLBACK_AFTER_S} s. Widen ssh.allow_from",
+    )

@@ -1,0 +1,43 @@
+"""Restarts and reloads that follow from state, never from what this very run changed.
+
+A run can die between writing a file and restarting what reads it; "changed in this run" would then never restart it.
+So each action leaves a stamp, a digest of the files it was carried out with, and is due while files and stamp differ.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Generator, Sequence
+
+from pyinfra import host
+from pyinfra.api import QuoteString, StringCommand, operation
+
+from flexi.facts import STAMPS, Stamp, stamp_digest_command
+
+
+@operation()
+def applied(what: str, inputs: Sequence[str], command: str) -> Generator[StringCommand, None, None]:
+    """Run the shell `command` unless it last succeeded with the present content of the files `inputs`.
+
+    `what` names the stamp. A unit file among the inputs makes systemd read its units first. A missing input counts
+    as empty: on a bare host the files come earlier in the same run.
+    """
+    truth = host.get_fact(Stamp, what=what, inputs=inputs)
+    if truth.stamped == truth.present:
+        host.noop(f"{what} runs with what is there")
+        return
+    reads_units = any(path.startswith("/etc/systemd/system/") for path in inputs)
+    reload_units = "systemctl daemon-reload\n" if reads_units else ""
+    # The digest is taken first: a file that changes meanwhile makes the action due again.
+    script = f"set -e\nnow=$({stamp_digest_command(inputs)})\n{reload_units}{command}\n{_write(what)}"
+    yield StringCommand("sh", "-c", QuoteString(script))
+
+
+def stamping(what: str, inputs: Sequence[str]) -> str:
+    """Shell commands that stamp `inputs` as applied, for an operation with steps of its own."""
+    return f"set -e; now=$({stamp_digest_command(inputs)}); {_write(what)}"
+
+
+def _write(what: str) -> str:
+    path = shlex.quote(f"{STAMPS}/{what}")
+    return f"mkdir -p {STAMPS}; printf '%s\\n' \"$now\" >{path}.new; mv -f {path}.new {path}"

@@ -1,0 +1,28 @@
+"""What a plan no longer has on a host is stopped: a renamed group frees its GPUs, an old gateway its address."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+
+from pyinfra import host
+from pyinfra.api import QuoteString, StringCommand, operation
+from pyinfra.facts.files import File
+
+from flexi.facts import UnitNames
+
+
+@operation()
+def retired(pattern: str, keep: Sequence[str], only_with: str | None = None) -> Generator[StringCommand, None, None]:
+    """Stop and disable the units that match `pattern` (`ollama@*.service`) and are not in `keep`. Their files stay.
+
+    With `only_with`, only where this file is: the mark that flexi put them there.
+    """
+    if only_with is not None and not host.get_fact(File, path=only_with):
+        host.noop("flexi never put it here")
+        return
+    unwanted = [name for name in host.get_fact(UnitNames, pattern=pattern) if name not in keep]
+    if not unwanted:
+        host.noop("nothing is left over")
+        return
+    yield StringCommand("systemctl", "disable", "--now", *(QuoteString(name) for name in unwanted))
+    yield StringCommand("systemctl", "reset-failed", *(QuoteString(name) for name in unwanted), "||", "true")
