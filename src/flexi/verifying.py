@@ -30,6 +30,10 @@ class Health:
         return tuple(check for check in self.checks if check.outcome == "failed")
 
     @property
+    def skipped(self) -> tuple[Check, ...]:
+        return tuple(check for check in self.checks if check.outcome == "skipped")
+
+    @property
     def exit_status(self) -> int:
         return EXIT_FAILED if self.failed or not self.checks else EXIT_OK
 
@@ -55,6 +59,7 @@ def as_json(health: Health) -> dict[str, object]:
         "site": health.site,
         "passed": sum(check.outcome == "passed" for check in health.checks),
         "failed": len(health.failed),
+        "skipped": len(health.skipped),
         "checks": [vars(check) for check in health.checks],
     }
 
@@ -68,13 +73,15 @@ def show(health: Health, console: Console) -> None:
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
         for check in checks:
-            reason = f"\n[red]{escape(check.reason)}[/]" if check.reason else ""
+            color = "yellow" if check.outcome == "skipped" else "red"
+            reason = f"\n[{color}]{escape(check.reason)}[/]" if check.reason else ""
             table.add_row(MARKS[check.outcome], escape(check.check) + reason)
         console.print(table)
         console.print()
     passed = sum(check.outcome == "passed" for check in health.checks)
     if health.exit_status == EXIT_OK:
-        console.print(f"[bold green]{health.site} is well[/]: {passed} checks passed.")
+        skipped = f", {len(health.skipped)} skipped" if health.skipped else ""
+        console.print(f"[bold green]{health.site} is well[/]: {passed} checks passed{skipped}.")
     else:
         console.print(
             f"[bold red]{health.site} is not well[/]: {len(health.failed)} of {len(health.checks)} checks failed."

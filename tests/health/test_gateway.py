@@ -11,9 +11,10 @@ from flexi.plan.model import Plan
 
 HEALTH_HEADER = "@/etc/flexi/health.header"
 PROBE_TOKENS = 8
-PLAUSIBLE = (0.3, 2.0)
-"""Share of the expected rate: a model on the CPU is at a tenth of it, other users' load may take half, and
-nothing is twice as fast as its memory allows (facts file, section 5)."""
+LEAST_SHARE = 0.15
+"""Of the rate in table 4 of the FLEXI paper (arXiv 2407.13013), one stream on an NVIDIA A40. Tokens come as fast as
+weights are read, and a server CPU's memory gives a twentieth to a tenth of that card's 696 GB/s; a good card that is
+slower or busy with others stays above. There is no upper bound: newer cards are several times as fast."""
 
 
 def ask(target: Host, plan: Plan, path: str, body: dict[str, object] | None, *options: str) -> tuple[int, str]:
@@ -27,7 +28,7 @@ def ask(target: Host, plan: Plan, path: str, body: dict[str, object] | None, *op
 
 
 def test_tokens_flow(route: Route, plan: Plan, hosts: Hosts) -> None:
-    """{route} answers through the gateway at a plausible rate"""
+    """{route} answers through the gateway at the rate of a GPU"""
     target = hosts[plan.gateway.host]
     model = next(model for instance in plan.instances for model in instance.models if model.name == route.backend.model)
     if model.embedding:
@@ -42,9 +43,8 @@ def test_tokens_flow(route: Route, plan: Plan, hosts: Hosts) -> None:
     assert answer.get("eval_count", 0) > 0, "no token came"
     if model.tokens_per_second is not None and answer["eval_count"] > 1:
         rate = answer["eval_count"] / (answer["eval_duration"] / 1e9)
-        low, high = (share * model.tokens_per_second for share in PLAUSIBLE)
-        assert low <= rate <= high, (
-            f"{rate:.1f} tokens/s, expected about {model.tokens_per_second:.0f}: below, look for the CPU or a busy card"
+        assert rate >= LEAST_SHARE * model.tokens_per_second, (
+            f"{rate:.1f} tokens/s, where an A40 gives {model.tokens_per_second:.0f}: look for the CPU or a busy card"
         )
 
 

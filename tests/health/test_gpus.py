@@ -35,6 +35,17 @@ def test_gpu_count(host_plan: HostPlan, target: Host) -> None:
     assert len(seen) == host_plan.gpu_count, f"nvidia-smi shows {len(seen)} of {host_plan.gpu_count} GPUs"
 
 
+@pytest.mark.hosts("driver")
+def test_persistence(target: Host) -> None:
+    """its GPUs stay initialised while nothing uses them"""
+    smi = target.run("nvidia-smi --query-gpu=index,persistence_mode --format=csv,noheader")
+    assert smi.rc == 0, f"nvidia-smi fails: {complaint(smi.stdout + smi.stderr)}"
+    modes = [line.partition(",") for line in smi.stdout.splitlines() if line]
+    off = [index.strip() for index, _, mode in modes if mode.strip() != "Enabled"]
+    assert modes, "nvidia-smi lists no GPU"
+    assert not off, f"persistence mode is off on GPU {', '.join(off)}: systemctl cat nvidia-persistenced; deploy again"
+
+
 def test_group_gpus(instance: InstancePlan, hosts: Hosts) -> None:
     """group {instance} has its own GPUs, and they are visible"""
     target = hosts[instance.host]

@@ -38,6 +38,19 @@ def test_the_table_has_every_check_and_the_reason() -> None:
     assert "lab is not well: 1 of 3 checks failed" in text
 
 
+def test_what_was_skipped_is_not_called_passed() -> None:
+    health = Health(
+        "lab", (CHECKS[0], Check("server-a", "its ports are closed", "skipped", "nobody to try it from", 0.1))
+    )
+    console = Console(file=io.StringIO(), width=120, no_color=True)
+    verifying.show(health, console)
+    assert isinstance(console.file, io.StringIO)
+    assert "nobody to try it from" in console.file.getvalue()
+    assert "lab is well: 1 checks passed, 1 skipped." in console.file.getvalue()
+    report = verifying.as_json(health)
+    assert (report["passed"], report["failed"], report["skipped"]) == (1, 0, 1)
+
+
 def test_json_is_for_programs() -> None:
     report = verifying.as_json(Health("lab", CHECKS))
     assert json.loads(json.dumps(report)) == report
@@ -70,6 +83,10 @@ def test_the_plugin_records_titles_hosts_and_reasons(pytester: pytest.Pytester) 
 
         def test_fine():
             """is fine."""
+
+        def test_nobody():
+            """is closed"""
+            pytest.skip("nobody to try it from")
         '''
     )
     report = Path(pytester.path) / "report.json"
@@ -79,4 +96,5 @@ def test_the_plugin_records_titles_hosts_and_reasons(pytester: pytest.Pytester) 
         ("server-b", "llama3:8b on b is loaded", "failed", "it is on the CPU"),
         ("site", "needs a host", "failed", "the host does not answer"),
         ("site", "is fine", "passed", ""),
+        ("site", "is closed", "skipped", "nobody to try it from"),
     ]
