@@ -96,7 +96,8 @@ class Driver(_Section):
 
     branch: str = Field(
         default="535-server",
-        description="Driver branch. 535 runs Ollama up to 0.24.0; Ollama 0.30 and later need 550 or newer.",
+        description="Driver branch. 535 ended in June 2026 and runs Ollama up to 0.24.0; Ollama 0.30 and later "
+        "need 550 or newer.",
         examples=["535-server", "580-server"],
     )
     kernel: Literal["generic", "generic-hwe-22.04", "generic-hwe-24.04"] = Field(
