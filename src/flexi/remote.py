@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import stat
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from flexi.errors import FlexiError
 from flexi.plan.model import HostPlan, SshPlan
 
 Result = TypeVar("Result")
@@ -36,12 +39,24 @@ def control_path(ssh: SshPlan) -> str:
 
     Configurations differ between sites with equal addresses, so all that names a target goes into it.
     """
-    directory = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"flexi-ssh-{os.getuid()}"
-    directory.mkdir(mode=0o700, exist_ok=True)
-    if directory.stat().st_uid != os.getuid():
-        raise PermissionError(f"{directory} belongs to somebody else")
     target = f"{ssh.user}@{ssh.address}:{ssh.port}:{ssh.config}"
-    return str(directory / hashlib.sha256(target.encode()).hexdigest()[:16])
+    return str(_socket_directory() / hashlib.sha256(target.encode()).hexdigest()[:16])
+
+
+def _socket_directory() -> Path:
+    """A directory that is this user's alone; XDG_RUNTIME_DIR may be unset, gone, or somebody else's (after su)."""
+    bases = [Path(base) for base in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir()) if base]
+    for base in bases:
+        directory = base / f"flexi-ssh-{os.getuid()}"
+        with contextlib.suppress(OSError):
+            directory.mkdir(mode=0o700, exist_ok=True)
+            found = directory.lstat()
+            if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and os.access(directory, os.W_OK):
+                return directory
+    places = " or ".join(str(base) for base in bases)
+    raise FlexiError(
+        f"cannot make flexi-ssh-{os.getuid()} for SSH's sockets in {places}: set TMPDIR to a directory of yours"
+    )
 
 
 def ssh_options(ssh: SshPlan, connect_timeout_s: int = 10) -> list[str]:
@@ -54,10 +69,19 @@ def ssh_options(ssh: SshPlan, connect_timeout_s: int = 10) -> list[str]:
     return options
 
 
+def _ssh(argv: list[str], timeout_s: float | None = None) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+    except FileNotFoundError as error:
+        raise FlexiError("OpenSSH's client is missing on this machine: apt-get install openssh-client") from error
+
+
 def direct_address(ssh: SshPlan) -> str | None:
     """Where OpenSSH itself would connect to (its configuration may rename a host); None behind a jump host."""
     argv = ["ssh", "-G", *(["-F", ssh.config] if ssh.config else []), ssh.address]
-    settings = subprocess.run(argv, capture_output=True, text=True, check=False).stdout
+    settings = _ssh(argv).stdout
     values = dict(line.partition(" ")[::2] for line in settings.splitlines())
     if any(values.get(jump, "none") != "none" for jump in ("proxyjump", "proxycommand")):
         return None
@@ -68,9 +92,7 @@ def run(host: HostPlan, command: str, timeout_s: float = 30) -> Answer:
     """Run a shell command on the host as the site's SSH user. Status 255 where the host cannot be reached."""
     argv = ["ssh", *ssh_options(host.ssh), "-p", str(host.ssh.port), f"{host.ssh.user}@{host.ssh.address}", command]
     try:
-        done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s, check=False
-        )
+        done = _ssh(argv, timeout_s)
     except subprocess.TimeoutExpired:
         return Answer(UNREACHABLE, "", f"no answer within {timeout_s:.0f} s")
     return Answer(done.returncode, done.stdout, done.stderr.strip())
