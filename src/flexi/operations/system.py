@@ -111,19 +111,21 @@ ROLLBACK_AFTER_S = 60
 def firewall_raised(rules: str, table: str) -> Commands:
     """Load the nftables file `rules` where it is not the one in use, or its `table` is gone (somebody flushed it).
 
-    A rule that locks the admin out takes itself away: a timer deletes the table unless a new connection comes in.
+    Rules that lock the admin out take themselves away: unless a new connection comes in, a timer puts the last good
+    ones back, also for the next boot.
     """
     truth = host.get_fact(Stamp, what="firewall", inputs=(rules,))
     if truth.stamped == truth.present and host.get_fact(NftTable, table=table):
         host.noop("the rules are in force")
         return
-    delete = f"nft delete table {table}"
-    arm = f"systemd-run --quiet --unit={ROLLBACK} --on-active={ROLLBACK_AFTER_S} /bin/sh -c {shlex.quote(delete)}"
+    good = f"{rules}.good"
+    back = f"nft delete table {table}; rm -f {rules}; [ ! -f {good} ] || {{ cp {good} {rules}; nft -f {rules}; }}"
+    arm = f"systemd-run --quiet --unit={ROLLBACK} --on-active={ROLLBACK_AFTER_S} /bin/sh -c {shlex.quote(back)}"
     disarm = f"systemctl stop {ROLLBACK}.timer 2>/dev/null || true"
     yield StringCommand("sh", "-c", QuoteString(f"{disarm}; {arm}"))
     yield StringCommand("nft", "-f", QuoteString(rules))
     yield FunctionCommand(_reconnect, (), {})
-    yield StringCommand("sh", "-c", QuoteString(f"{disarm}; {stamping('firewall', (rules,))}"))
+    yield StringCommand("sh", "-c", QuoteString(f"{disarm}; cp {rules} {good}; {stamping('firewall', (rules,))}"))
 
 
 def _reconnect(state: State, host: Host) -> bool:
