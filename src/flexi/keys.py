@@ -13,13 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from flexi.errors import InputError
+from flexi.site.keys import keys_path
 
 KEY_PREFIX = "flexi-"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-
-
-def keys_file(site_file: Path) -> Path:
-    return site_file.with_suffix(".keys.json")
 
 
 def add(site_file: Path, name: str) -> str:
@@ -30,7 +27,7 @@ def add(site_file: Path, name: str) -> str:
     """
     if not NAME.fullmatch(name):
         raise InputError(f"'{name}' is no name for a consumer: use small letters, digits, '.', '_' and '-'")
-    path = keys_file(site_file)
+    path = keys_path(site_file)
     consumers = _read(path)
     if any(consumer["name"] == name for consumer in consumers):
         raise InputError(f"{path}: there is a consumer '{name}' already; remove its entry or take another name")

@@ -18,6 +18,7 @@ from pathlib import Path
 from flexi import keys
 from flexi.errors import FlexiError, InputError
 from flexi.paths import INVENTORY
+from flexi.site.keys import keys_path
 
 from . import cache, cgroups, image, network, processes, services, ssh
 from .machine import Machine
@@ -244,7 +245,7 @@ class Lab:
 
     def _forget_consumer_key(self) -> None:
         """Take the lab's own consumer out of the keys file: nobody has its key any more."""
-        path = keys.keys_file(self.site_file)
+        path = keys_path(self.site_file)
         if not path.exists():
             return
         consumers = json.loads(path.read_text(encoding="utf-8")).get("consumers", [])
