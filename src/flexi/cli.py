@@ -18,6 +18,7 @@ from flexi.plan import build_plan
 from flexi.plan.model import Plan
 from flexi.plan.render import render_plan
 from flexi.site import SiteError, find_site, load_site
+from flexi.site.keys import keys_path
 
 site_argument = click.argument("site")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for a program instead of text.")
@@ -62,8 +63,12 @@ def cli() -> None:
 
 @cli.command()
 @site_argument
-def check(site: str) -> None:
+@json_option
+def check(site: str, as_json: bool) -> None:
     """Read the site file and say whether it can be deployed. Touches no host."""
+    if as_json:
+        check_for_programs(site)
+        return
     path, plan = load(site)
     for warning in plan.warnings:
         click.echo(f"{warning.where}: warning: {warning.message}")
@@ -72,6 +77,18 @@ def check(site: str) -> None:
         f"{path}: fine: {len(plan.hosts)} hosts, {len(plan.instances)} instances, {models} models, "
         f"{len(plan.gateway.consumers)} consumers"
     )
+
+
+def check_for_programs(site: str) -> None:
+    """`check --json`: warnings or findings on standard output; exit status 2 where there are findings."""
+    report: dict[str, object] = {"schema": 1, "site": site}
+    try:
+        _, plan = load(site)
+    except SiteError as error:
+        print_json({**report, "ok": False, "findings": [vars(finding) for finding in error.findings]})
+        sys.exit(EXIT_BAD_INPUT)
+    warnings = [warning.model_dump(mode="json") for warning in plan.warnings]
+    print_json({**report, "site": plan.site, "ok": True, "warnings": warnings})
 
 
 @cli.command()
@@ -138,7 +155,7 @@ def keys_add(site: str, name: str) -> None:
     path, _ = load(site)
     key = keys.add(path, name)
     click.echo(key)
-    click.echo(f"Kept as a hash in {keys.keys_file(path)}; it is shown only now. Next: ./flexi deploy {site}", err=True)
+    click.echo(f"Kept as a hash in {keys_path(path)}; it is shown only now. Next: ./flexi deploy {site}", err=True)
 
 
 @cli.group()

@@ -49,11 +49,35 @@ def test_an_unknown_site_names_the_known_ones() -> None:
     assert "hagen" in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["deploy", "--help"], ["lab", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["deploy", "--help"], ["lab", "--help"]])
 def test_help_is_not_an_error(arguments: list[str]) -> None:
     done = flexi(*arguments)
-    assert done.returncode in (0, 2)
-    assert "Usage" in done.stdout + done.stderr
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
+
+
+def test_no_command_shows_the_commands_and_is_an_input_error() -> None:
+    done = flexi()
+    assert done.returncode == 2
+    assert "deploy" in done.stdout + done.stderr
+
+
+def test_check_is_json_for_programs(tmp_path: Path) -> None:
+    done = flexi("check", "lab", "--json")
+    report = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert (report["schema"], report["site"], report["ok"]) == (1, "lab", True)
+    assert {"where", "message"} == set(report["warnings"][0])
+
+    path = tmp_path / "uni.yaml"
+    path.write_text(GOOD.replace("parallel: 1", "paralel: 1"))
+    done = flexi("check", str(path), "--json")
+    report = json.loads(done.stdout)
+    assert done.returncode == 2
+    assert report["ok"] is False
+    finding = report["findings"][0]
+    assert finding["line"] == line_of(path, "paralel")
+    assert "parallel" in finding["remedy"]
 
 
 def test_an_unknown_option_is_an_input_error() -> None:
