@@ -198,9 +198,7 @@ lab_commands.after_up = _after_lab_up
 def main() -> None:
     """Entry point: a FlexiError is one clear message and its exit status, never a traceback."""
     try:
-        cli.main(prog_name="flexi", standalone_mode=False)
-    except click.exceptions.Exit as leaving:
-        sys.exit(leaving.exit_code)
+        sys.exit(cli.main(prog_name="flexi", standalone_mode=False))
     except click.ClickException as error:
         error.show()
         sys.exit(EXIT_BAD_INPUT)
