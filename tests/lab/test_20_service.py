@@ -102,7 +102,7 @@ def test_the_official_openai_client(site: Site) -> None:
 
 @pytest.mark.parametrize("order", ["model first", "model last"])
 def test_long_chats_are_routed_wherever_the_model_stands(site: Site, order: str) -> None:
-    """openai-python before 3 sends messages before model (facts file, 2.2)."""
+    """openai-python 1 and 2 write messages before model; HAProxy must have buffered that far to find the model."""
     model = model_of(site, "server-a")
     parts = [f'"model": "{model}"', '"messages": [{"role": "user", "content": "' + "word " * 30_000 + '"}]']
     rest = ['"stream": false', '"options": {"num_predict": 1}']
@@ -152,7 +152,7 @@ def test_no_secret_is_readable_by_others_or_in_a_log(site: Site) -> None:
 
 
 def test_an_unloaded_model_comes_back(site: Site) -> None:
-    """Issue: unloading a model by hand heals without anyone acting."""
+    """Unloading a model by hand heals without anyone acting."""
     model = model_of(site, "server-a")
     instance = next(i for i in site.plan.instances if any(m.name == model for m in i.models) and i.host == "server-a")
     local = f"curl -sS http://127.0.0.1:{instance.port}"

@@ -34,7 +34,7 @@ def operation_calls(path: Path) -> list[tuple[str, ast.Call]]:
 
 @pytest.mark.parametrize("path", ROLES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_operation_is_named(path: Path) -> None:
-    """An unnamed operation prints its arguments, secrets included (facts file, 1.11.10)."""
+    """An unnamed operation prints its arguments, secrets included (pyinfra-dev/pyinfra issue 1896)."""
     unnamed = [
         f"{name} at line {call.lineno}"
         for name, call in operation_calls(path)
@@ -58,7 +58,7 @@ def test_operations_stand_in_roles_only() -> None:
 
 @pytest.mark.parametrize("path", ROLES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_loops_over_operations_use_host_loop(path: Path) -> None:
-    """A plain `for` around operations can end in pyinfra's "Cycle detected" (facts file, 1.11.4)."""
+    """A plain `for` around operations can end in "Cycle detected" (pyinfra's docs: deploy-process, Loops & Cycle Errors)."""
     names = {id(call) for _, call in operation_calls(path)}
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for loop in (node for node in ast.walk(tree) if isinstance(node, ast.For | ast.comprehension)):
