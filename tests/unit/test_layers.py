@@ -58,7 +58,7 @@ def test_operations_stand_in_roles_only() -> None:
 
 @pytest.mark.parametrize("path", ROLES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_loops_over_operations_use_host_loop(path: Path) -> None:
-    """A plain `for` around operations can end in "Cycle detected" (pyinfra docs, deploy-process: Loops & Cycle Errors)."""
+    """A plain `for` around operations can end in "Cycle detected" (pyinfra docs: deploy-process#loops-cycle-errors)."""
     names = {id(call) for _, call in operation_calls(path)}
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for loop in (node for node in ast.walk(tree) if isinstance(node, ast.For | ast.comprehension)):
