@@ -144,3 +144,21 @@ def parse_env(text: str) -> dict[str, str]:
         for word in shlex.split(line.removeprefix("export "))
     )
     return dict(pairs)
+
+
+def changed(site: Site, old: str, new: str, name: str) -> Path:
+    """A copy of the lab's site file with one thing changed, and its two-line inventory."""
+    text = site.file.read_text()
+    assert old in text
+    return another(site, text.replace(old, new, 1), name)
+
+
+def another(site: Site, text: str, name: str) -> Path:
+    """Another site file for the lab's machines, with the lab's keys."""
+    path = site.file.with_name(f"{name}.yaml")
+    path.write_text(text)
+    path.with_suffix(".py").write_text(site.file.with_suffix(".py").read_text())
+    keys = site.file.with_suffix(".keys.json")
+    if keys.exists():
+        path.with_suffix(".keys.json").write_text(keys.read_text())
+    return path

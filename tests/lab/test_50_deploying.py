@@ -10,22 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from lab_site import Site, flexi, until
+from lab_site import Site, changed, flexi, run, until
 
 from flexi.paths import ROOT
-
-
-def changed(site: Site, old: str, new: str, name: str) -> Path:
-    """A copy of the lab's site file with one thing changed, and its two-line inventory."""
-    text = site.file.read_text()
-    assert old in text
-    path = site.file.with_name(f"{name}.yaml")
-    path.write_text(text.replace(old, new, 1))
-    path.with_suffix(".py").write_text(site.file.with_suffix(".py").read_text())
-    keys = site.file.with_suffix(".keys.json")
-    if keys.exists():
-        path.with_suffix(".keys.json").write_text(keys.read_text())
-    return path
 
 
 def test_a_wrong_checksum_leaves_the_old_version_running(site: Site) -> None:
@@ -38,16 +25,10 @@ def test_a_wrong_checksum_leaves_the_old_version_running(site: Site) -> None:
     assert site.failures() == []
 
 
-@pytest.mark.parametrize("moment", ["Unpack Ollama", "Write the instances' unit", "Write the agent's configuration"])
-def test_a_deploy_killed_at_any_point_converges(site: Site, moment: str) -> None:
-    """server-b is undone, the deploy is killed when it reaches `moment`, and the next one repairs everything."""
-    site.ssh(
-        "server-b",
-        "sudo systemctl stop flexi-agent 'ollama@*'; "
-        "sudo rm -rf /opt/ollama /etc/systemd/system/ollama@.service /etc/flexi/agent.json /opt/flexi",
-    )
+def deploy_and_kill(site_file: Path, moment: str) -> None:
+    """Deploy, and end it by SIGKILL when it says that it has come to `moment`."""
     pyinfra = str(Path(sys.executable).with_name("pyinfra"))
-    argv = [pyinfra, "-y", str(site.file.with_suffix(".py")), "deploy.py"]
+    argv = [pyinfra, "-y", str(site_file.with_suffix(".py")), "deploy.py"]
     with subprocess.Popen(
         argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     ) as deploy:
@@ -58,6 +39,52 @@ def test_a_deploy_killed_at_any_point_converges(site: Site, moment: str) -> None
                 break
         else:
             pytest.fail(f"the deploy never said {moment!r}")
+
+
+def test_what_a_killed_deploy_wrote_is_put_into_use_by_the_next(site: Site) -> None:
+    """The new environment is on the disk, the run died before the restart: the next one must not take it for done."""
+    shorter = changed(site, "parallel: 1", "parallel: 1\n        context: 4096", "shorter")
+    running = "sudo cat /proc/$(systemctl show -p MainPID --value ollama@a.service)/environ | tr '\\0' '\\n'"
+    try:
+        deploy_and_kill(shorter, "Restart ollama@a.service with what is new")
+        assert flexi("deploy", str(shorter), timeout_s=900).status == 0
+        assert "OLLAMA_CONTEXT_LENGTH=4096" in site.ssh("server-a", running).stdout
+    finally:
+        back = flexi("deploy", str(site.file), timeout_s=900)
+    assert back.status == 0, back.text[-3000:]
+    assert "OLLAMA_CONTEXT_LENGTH=8192" in site.ssh("server-a", running).stdout
+
+
+def test_firewall_rules_that_lock_us_out_go_again(site: Site) -> None:
+    locked = changed(site, "user: admin", "user: admin\n  allow_from: [192.0.2.0/24]", "locked")
+    done = flexi("deploy", str(locked), "--no-wait", "--limit", "gateway")
+    assert done.status == 1
+    assert "lock this machine out" in done.text
+    # A shared connection of earlier checks would survive any rule.
+    fresh = [
+        "ssh",
+        "-F",
+        str(site.lab.ssh_config),
+        "-o",
+        "ControlPath=none",
+        "-o",
+        "ConnectTimeout=3",
+        "gateway",
+        "true",
+    ]
+    until(lambda: run(fresh).status == 0, 120, "the old rules are back")
+    assert site.failures() == []
+
+
+@pytest.mark.parametrize("moment", ["Unpack Ollama", "Write the instances' unit", "Write the agent's configuration"])
+def test_a_deploy_killed_at_any_point_converges(site: Site, moment: str) -> None:
+    """server-b is undone, the deploy is killed when it reaches `moment`, and the next one repairs everything."""
+    site.ssh(
+        "server-b",
+        "sudo systemctl stop flexi-agent 'ollama@*'; "
+        "sudo rm -rf /opt/ollama /etc/systemd/system/ollama@.service /etc/flexi/agent.json /opt/flexi",
+    )
+    deploy_and_kill(site.file, moment)
     again = flexi("deploy", str(site.file), timeout_s=900)
     assert again.status == 0, again.text[-4000:]
     third = site.pyinfra("-y", "--json")
