@@ -43,7 +43,7 @@ def ready(checkout: Path) -> None:
     (checkout / "bin/python").rename(python)
     for lock in LOCKS:
         stamp = subprocess.run(["cksum"], input="", capture_output=True, text=True, check=True).stdout
-        (checkout / f".venv/.flexi-{lock}").write_text(stamp)
+        (checkout / f".venv/.flexi-{lock}").write_text(f"{stamp.strip()} {checkout}\n")
 
 
 def run(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -92,3 +92,18 @@ def test_without_a_new_enough_python_it_says_what_to_install(checkout: Path) -> 
     done = run(checkout, "check", "lab")
     assert done.returncode == 2
     assert "python3.11-venv" in done.stderr
+
+
+def test_a_moved_checkout_makes_its_environment_anew(checkout: Path, tmp_path: Path) -> None:
+    """.venv leads to the checkout's old place, where another version of the code may lie."""
+    ready(checkout)
+    assert run(checkout, "check", "lab").stdout.split() == ["-m", "flexi", "check", "lab"]
+    for lock in LOCKS:
+        stamp = checkout / f".venv/.flexi-{lock}"
+        stamp.write_text(stamp.read_text().replace(str(checkout), "/somewhere/else"))
+    program(checkout, "python3", "exit 1")  # no Python is good enough, so that nothing is really installed
+    for version in ("3.13", "3.12", "3.11"):
+        program(checkout, f"python{version}", "exit 1")
+    done = run(checkout, "check", "lab")
+    assert done.returncode == 2
+    assert "installing requirements.lock" in done.stderr
