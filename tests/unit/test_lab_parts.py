@@ -28,6 +28,7 @@ from flexi.paths import ROOT
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(cache, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(cache, "LOCKS", tmp_path / "locks")
     return tmp_path / "cache"
 
 

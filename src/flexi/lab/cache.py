@@ -12,7 +12,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-CACHE = Path("/var/cache/flexi-lab")
+SHARED = Path("/var/cache/flexi-lab")
+CACHE = Path(os.environ.get("FLEXI_LAB_CACHE", SHARED))
+"""The bench measures with an empty one."""
+LOCKS = SHARED / "locks"
+"""Always the same: they also keep labs from taking the same network."""
 
 
 @contextlib.contextmanager
@@ -21,8 +25,8 @@ def locked(name: str, wait: bool = True) -> Iterator[bool]:
 
     The kernel frees it with the process, however that ends.
     """
-    (CACHE / "locks").mkdir(parents=True, exist_ok=True)
-    with (CACHE / "locks" / name).open("w") as handle:
+    LOCKS.mkdir(parents=True, exist_ok=True)
+    with (LOCKS / name).open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
@@ -35,6 +39,7 @@ def entry(kind: str, key: str, build: Callable[[Path], None]) -> Path:
     """The directory `<kind>-<key>`, built by `build(directory)` unless it is there; older ones of the kind that
     nobody holds are removed."""
     path = CACHE / f"{kind}-{key}"
+    CACHE.mkdir(parents=True, exist_ok=True)
     with locked(f"build-{kind}"):
         if not path.exists():
             for half_built in CACHE.glob(f".{kind}-*"):
