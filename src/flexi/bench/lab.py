@@ -43,7 +43,7 @@ def _timed(cache: Path, *arguments: str) -> float:
 
 
 def measure() -> list[Measurement]:
-    """Cold: image, machines, deploy and verification with an empty cache. Warm: the same command on a lab that is up."""
+    """Cold: image, machines, deploy, verification, with an empty cache. Warm: the same command on a lab that is up."""
     with tempfile.TemporaryDirectory(prefix="flexi-bench-", dir="/var/cache") as directory:
         cache = Path(directory)
         try:
