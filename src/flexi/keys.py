@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import secrets
 import tempfile
 from datetime import UTC, datetime
@@ -14,9 +13,9 @@ from typing import Any
 
 from flexi.errors import InputError
 from flexi.site.keys import keys_path
+from flexi.site.names import CONSUMER_NAME
 
 KEY_PREFIX = "flexi-"
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
 def add(site_file: Path, name: str) -> str:
@@ -25,7 +24,7 @@ def add(site_file: Path, name: str) -> str:
     A key has 256 bits of chance, so a plain digest of it cannot be turned back. InputError where the name is
     taken or unfit.
     """
-    if not NAME.fullmatch(name):
+    if not CONSUMER_NAME.fullmatch(name):
         raise InputError(f"'{name}' is no name for a consumer: use small letters, digits, '.', '_' and '-'")
     path = keys_path(site_file)
     consumers = _read(path)

@@ -175,10 +175,6 @@ class Lab:
     # -- what others need ---------------------------------------------------------------------------------------
 
     @property
-    def is_up(self) -> bool:
-        return all(machine.supervisor is not None for machine in self.machines)
-
-    @property
     def ssh_config(self) -> Path:
         return self.directory / ssh.CONFIG
 

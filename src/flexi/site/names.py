@@ -185,7 +185,10 @@ def site_name(value: str) -> str:
     return value
 
 
+CONSUMER_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
+
+
 def consumer_name(value: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", value, re.ASCII):
+    if not CONSUMER_NAME.fullmatch(value):
         raise refused("is no name for a consumer (small letters, digits, '.', '_' and '-')", "write e.g. 'moodle-2026'")
     return value

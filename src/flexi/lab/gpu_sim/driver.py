@@ -206,13 +206,8 @@ class Driver:
         draft.chmod(0o644)
         draft.replace(path)
 
-    def computing(self) -> None:
-        """Say that this process computes now on the GPUs it holds; worth a second of `utilization.gpu`."""
-        with contextlib.suppress(FileNotFoundError):
-            os.utime(self._held / f"{os.getpid()}.json")
-
     def busy(self) -> set[str]:
-        """UUIDs of the GPUs on which somebody computed (or moved memory) within the last second."""
+        """UUIDs of the GPUs whose memory somebody took or gave back within the last second."""
         found = set()
         for process in self.processes():
             with contextlib.suppress(FileNotFoundError):

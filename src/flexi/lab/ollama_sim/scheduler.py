@@ -104,6 +104,11 @@ class Scheduler:
                 self._pending.remove(ticket)
                 self._changed.notify_all()
 
+    @property
+    def pending(self) -> int:
+        """Requests that wait for a model to be loaded, the one that is being worked on included."""
+        return len(self._pending)
+
     def release(self, loaded: Loaded) -> None:
         with self._changed:
             loaded.users -= 1

@@ -72,6 +72,11 @@ class OllamaServer:
         """Requests that are being answered at this moment."""
 
     @property
+    def pending_requests(self) -> int:
+        """Those of the active requests that wait for a model to be loaded."""
+        return self._scheduler.pending
+
+    @property
     def listens_on_loopback(self) -> bool:
         return ipaddress.ip_address(str(self._http.server_address[0])).is_loopback
 
