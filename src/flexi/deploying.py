@@ -68,11 +68,18 @@ def deploy(plan: Plan, site_file: Path, console: Console, *, dry: bool, limit: S
         raise FlexiError(f"see above why; safe to run again once it is mended. Not deployed: {', '.join(failed)}")
     if dry:
         return EXIT_OK
-    console.print(f"{changes(done.stdout)} operations changed something", highlight=False)
+    changed = changes(done.stdout)
+    console.print(f"{changed} operations changed something", highlight=False)
     waited_for = [host.name for host in plan.hosts if host.agent and (not limit or host.name in limit)]
     if not wait or not waited_for:
         return EXIT_OK
-    result = status.wait_until_ready(plan, console, READY_TIMEOUT_S, lambda plan: status.read_all(plan, waited_for))
+    result = status.wait_until_ready(
+        plan,
+        console,
+        READY_TIMEOUT_S,
+        lambda plan: status.read_all(plan, waited_for),
+        settle_s=status.SETTLE_S if changed else 0.0,
+    )
     if not result.ready:
         for point in result.open_points:
             console.print(f"not ready: {point}", highlight=False, markup=False)

@@ -22,6 +22,9 @@ STALE_S = 60
 POLL_S = 1.0
 STUCK_S = 180
 """Faults that last longer than this need a person: a reboot or the agent's first attempts are over by then."""
+SETTLE_S = 8.0
+"""A deploy may have restarted an instance a moment ago: its agent looks every 2 s, waits 3 s for an answer and writes
+within a second, so only what stays ready for longer than that is ready."""
 SHOWN_REASON = 60
 """Characters of a reason that stand beside a bar; `flexi status` shows all of it."""
 
@@ -225,12 +228,14 @@ def wait_until_ready(
     read_statuses: Callable[[Plan], list[HostStatus]] = read_all,
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], None] = time.sleep,
+    settle_s: float = SETTLE_S,
 ) -> WaitResult:
     """Show a bar for each model until all are ready, only lasting faults are left, or `timeout_s` is over.
 
-    Downloads go on in any case.
+    Ready means for `settle_s` without a break: 0 where nothing was restarted. Downloads go on in any case.
     """
     start = clock()
+    ready_since: float | None = None
     bars, faults = _Bars(console), _Faults()
     with bars.progress:
         while True:
@@ -239,9 +244,13 @@ def wait_until_ready(
             bars.show(points)
             now = clock()
             if all_ready(plan, statuses):
-                return WaitResult(True, now - start, ())
-            if now - start > timeout_s or faults.stuck(points, now):
-                return WaitResult(False, now - start, tuple(_open_points(points)))
+                ready_since = now if ready_since is None else ready_since
+                if now - ready_since >= settle_s:
+                    return WaitResult(True, now - start, ())
+            else:
+                ready_since = None
+                if now - start > timeout_s or faults.stuck(points, now):
+                    return WaitResult(False, now - start, tuple(_open_points(points)))
             pause(POLL_S)
 
 

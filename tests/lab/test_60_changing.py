@@ -62,3 +62,21 @@ def test_one_server_with_two_groups_and_the_gateway(site: Site) -> None:
     assert gone == ["inactive", "inactive", "inactive"]
     until(lambda: flexi("status", str(site.file)).status == 0, 120, "every model is ready")
     assert site.failures() == []
+
+
+def test_another_ollama_and_back_without_a_download(site: Site) -> None:
+    """docs/operations.md: a version that is still unpacked needs no archive, so none is there the second time."""
+    older = changed(site, "version: 0.24.0", "version: 0.23.4", "older")
+    reject = "ip daddr 10.87.0.2 tcp dport 80 reject"
+    away = f"table inet away {{\n chain output {{\n type filter hook output priority 0;\n {reject}\n }}\n}}\n"
+    assert flexi("deploy", str(older), timeout_s=900).status == 0
+    assert verified(str(older)) == []
+    for host in ("server-a", "server-b"):
+        assert site.ssh(host, "sudo nft -f /dev/stdin", stdin=away).status == 0
+    try:
+        back = flexi("deploy", str(site.file), timeout_s=900)
+    finally:
+        for host in ("server-a", "server-b"):
+            site.ssh(host, "sudo nft delete table inet away")
+    assert back.status == 0, back.text[-3000:]
+    assert site.failures() == []

@@ -149,10 +149,19 @@ def wait(
 
 
 def test_the_wait_ends_when_all_is_ready(plan: Plan) -> None:
-    states = [[host(model("downloading", completed=1, total=2))], [host(model("loading"))], [host(model("ready"))]]
-    result, text = wait(plan, iter(states), 1, 60)
+    states = [[host(model("downloading", completed=1, total=2))], [host(model("loading"))]]
+    result, text = wait(plan, itertools.chain(states, itertools.repeat([host(model("ready"))])), 1, 60)
     assert result.ready
     assert [line.rsplit(": ", 1)[1] for line in text.splitlines()] == ["downloading", "loading", "ready"]
+
+
+def test_a_word_from_before_the_restart_does_not_end_the_wait(plan: Plan) -> None:
+    """The agent's file still says ready in the first seconds after an instance was restarted."""
+    ready, loading = [host(model("ready"))], [host(model("loading"))]
+    states = itertools.chain([ready] * 3, [loading] * 4, itertools.repeat(ready))
+    result, _ = wait(plan, states, 1, 60)
+    assert result.ready
+    assert result.seconds == 7 + status.SETTLE_S
 
 
 def test_the_wait_gives_up_with_its_open_points(plan: Plan) -> None:

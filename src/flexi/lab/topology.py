@@ -17,7 +17,7 @@ SERVICES_ADDRESS = f"{NETWORK}.{SERVICES}"
 HTTP_PORT = 80
 REGISTRY_PORT = 5000
 
-OLLAMA_VERSIONS = ("0.24.0",)
+OLLAMA_VERSIONS = ("0.24.0", "0.23.4")
 """Releases that the lab's mirror offers."""
 
 ADMIN = "admin"
