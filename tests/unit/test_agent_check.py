@@ -16,6 +16,7 @@ from agent_fakes import until
 
 from flexi.agent import check
 from flexi.agent.check import Checker
+from flexi.agent.drain import ASKED_S, MAX_REASON_CHARS, Drain, Ledger
 from flexi.agent.state import Board, InstanceView, ModelView, Phase
 
 
@@ -39,8 +40,8 @@ def board(clock: Clock) -> Board:
 
 
 @pytest.fixture
-def checker(board: Board, tmp_path: Path) -> Checker:
-    return Checker(board, ["a", "late"], tmp_path)
+def checker(board: Board, clock: Clock, tmp_path: Path) -> Checker:
+    return Checker(board, ["a", "late"], tmp_path, Ledger(clock))
 
 
 def instance(*models: ModelView, phase: Phase = Phase.READY, reason: str | None = None) -> InstanceView:
@@ -95,6 +96,74 @@ def test_a_drain_switch_drains_with_its_first_line_and_says_ready_once_it_is_gon
     assert checker.answer("a llama3:8b") == "down ready #fault: bad"
 
 
+def asked(checker: Checker, request: str = "a llama3:8b", asker: str = "10.0.0.1") -> str:
+    """A check that the gateway asks and gets answered."""
+    said = checker.answer(request)
+    checker.sent(asker, request, said)
+    return said
+
+
+def test_told_is_what_everyone_who_asks_was_last_told(
+    checker: Checker, board: Board, clock: Clock, tmp_path: Path
+) -> None:
+    board.put(instance(ModelView("llama3:8b", Phase.READY), ModelView("phi3:3.8b", Phase.READY)))
+    clock.now = ASKED_S  # nobody has asked since the agent began, though everyone had time to
+    assert checker.drains()["a"] == Drain(None, True)
+    for request in ("a llama3:8b", "a phi3:3.8b"):
+        asked(checker, request)
+    assert checker.drains()["a"] == Drain(None, True)
+    (tmp_path / "a").write_text("flexi: restart\n")
+    assert checker.drains() == {"a": Drain("flexi: restart", False), "late": Drain(None, True)}
+    asked(checker, "a llama3:8b")
+    assert not checker.drains()["a"].told, "one of two back ends still sends requests"
+    checker.answer("a phi3:3.8b")
+    assert not checker.drains()["a"].told, "an answer that did not reach the network tells nobody"
+    asked(checker, "a phi3:3.8b")
+    assert checker.drains()["a"] == Drain("flexi: restart", True)
+    (tmp_path / "a").unlink()
+    assert checker.drains()["a"] == Drain(None, False)
+    for request in ("a llama3:8b", "a phi3:3.8b"):
+        asked(checker, request)
+    assert checker.drains()["a"] == Drain(None, True)
+
+
+def test_told_means_up_as_well(checker: Checker, board: Board, clock: Clock) -> None:
+    """After a restart the gateway must have heard that the model is back, before the next host may go."""
+    clock.now = ASKED_S
+    board.put(instance(ModelView("llama3:8b", Phase.LOADING)))
+    asked(checker)
+    assert checker.drains()["a"].told
+    board.put(instance(ModelView("llama3:8b", Phase.READY)))
+    assert not checker.drains()["a"].told
+    asked(checker)
+    assert checker.drains()["a"].told
+
+
+def test_an_old_answer_does_not_count_and_who_stopped_asking_does_not_either(
+    checker: Checker, board: Board, clock: Clock, tmp_path: Path
+) -> None:
+    clock.now = ASKED_S
+    asked(checker, asker="10.0.0.1")
+    (tmp_path / "a").touch()
+    asked(checker, asker="10.0.0.2")
+    assert not checker.drains()["a"].told, "another gateway does not know yet"
+    clock.now += ASKED_S
+    assert not checker.drains()["a"].told
+    clock.now += 0.1
+    board.put(instance(ModelView("llama3:8b", Phase.READY)))
+    assert checker.drains()["a"].told, "nobody asks any more"
+
+
+def test_an_agent_that_has_just_begun_claims_nothing(checker: Checker, clock: Clock, tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    assert not checker.drains()["a"].told, "a gateway may still send by what the last agent said"
+    asked(checker)
+    clock.now = ASKED_S - 0.1
+    assert not checker.drains()["a"].told
+    clock.now = ASKED_S
+    assert checker.drains()["a"].told
+
+
 def test_a_state_that_nobody_confirms_any_more_is_down(checker: Checker, board: Board, clock: Clock) -> None:
     clock.now = 29.0
     assert checker.answer("a llama3:8b") == "up ready"
@@ -107,7 +176,7 @@ def test_a_state_that_nobody_confirms_any_more_is_down(checker: Checker, board: 
 def test_reasons_are_one_short_line_of_ascii() -> None:
     said = check.printable("a,b\nc\td…\x00é " + "x" * 200)
     assert said.startswith("a;b c d... ? xxx")
-    assert len(said) == check.MAX_REASON
+    assert len(said) == MAX_REASON_CHARS
     assert said.endswith("...")
 
 
@@ -118,7 +187,7 @@ def port(checker: Checker, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     listening: queue.Queue[tuple[int, asyncio.AbstractEventLoop, asyncio.Event]] = queue.Queue()
 
     async def serve() -> None:
-        server = await check.serve(checker.answer, "127.0.0.1", 0)
+        server = await check.serve(checker, "127.0.0.1", 0)
         ending = asyncio.Event()
         listening.put((server.sockets[0].getsockname()[1], asyncio.get_running_loop(), ending))
         await ending.wait()
@@ -161,6 +230,16 @@ def test_rubbish_gets_an_answer_and_never_stops_the_server(port: int, data: byte
     assert answer.endswith(b"\n")
     assert answer.count(b"\n") == 1 or data.startswith(b"x" * 1000)
     assert ask(port, b"a llama3:8b\n") == b"up ready\n"
+
+
+def test_an_answered_check_is_noted(port: int, checker: Checker, clock: Clock, tmp_path: Path) -> None:
+    clock.now = ASKED_S
+    ask(port, b"a llama3:8b\n")
+    assert checker.drains()["a"].told
+    (tmp_path / "a").touch()
+    assert not checker.drains()["a"].told
+    ask(port, b"a llama3:8b\n")
+    until(lambda: checker.drains()["a"].told, "the answer counts")
 
 
 def test_the_end_of_the_request_may_stand_for_the_end_of_line(port: int) -> None:

@@ -35,7 +35,7 @@ class Program:
         environment = {
             **os.environ,
             "NOTIFY_SOCKET": str(directory / "notify"),
-            "WATCHDOG_USEC": "100000",
+            "WATCHDOG_USEC": "2000000",  # the socket takes some ten words that nobody reads
             "PATH": f"{directory}:{os.environ['PATH']}",
         }
         with self.output.open("w") as output:
@@ -113,6 +113,14 @@ def test_the_agent_brings_a_host_up_and_ends_at_once(start: Any, tmp_path: Path)
         sample = 'flexi_model_ready{group="a",model="llama3:8b"} 1'
         metrics = status.parent / "metrics.prom"
         until(lambda: metrics.exists() and sample in metrics.read_text(), "the metric says so")
+        (tmp_path / "a").write_text("flexi: restart\n")
+        until(
+            lambda: (
+                json.loads(status.read_text())["instances"][0]["drain"] == {"reason": "flexi: restart", "told": False}
+            ),
+            "the drain stands in the file within a second",
+            1.0,
+        )
         assert agent.end() == 0
     lines = agent.output.read_text().splitlines()
     assert "a llama3:8b: loading -> ready" in lines

@@ -12,6 +12,7 @@ import pytest
 from agent_fakes import GIB, UUIDS, report
 
 from flexi.agent import report as reports
+from flexi.agent.drain import Drain
 from flexi.agent.state import Board, InstanceView, ModelView, Phase
 
 VIEWS = (
@@ -31,20 +32,24 @@ VIEWS = (
 )
 
 
+DRAINS = {"a": Drain(None, True), "b": Drain("new fans", False)}
+
+
 def test_the_status_says_everything_in_plain_json() -> None:
-    status = json.loads(reports.as_json(reports.status("server-a", 1e9, report(*UUIDS), VIEWS, ["b"])))
+    status = json.loads(reports.as_json(reports.status("server-a", 1e9, report(*UUIDS), VIEWS, DRAINS)))
     assert (status["schema"], status["host"], status["time"]) == (1, "server-a", 1e9)
     assert status["driver"] == {"kernel_version": "535.309.01", "library_version": "535.309.01", "error": None}
     assert [gpu["uuid"] for gpu in status["gpus"]] == list(UUIDS)
     first, second = status["instances"]
-    assert (first["group"], first["phase"], first["reason"], first["since"], first["drained"]) == (
+    assert (first["group"], first["phase"], first["reason"], first["since"], first["drain"]) == (
         "a",
         "ready",
         None,
         7.0,
-        False,
+        {"reason": None, "told": True},
     )
-    assert (second["phase"], second["reason"], second["drained"]) == ("fault", "the GPU is lost", True)
+    assert (second["phase"], second["reason"]) == ("fault", "the GPU is lost")
+    assert second["drain"] == {"reason": "new fans", "told": False}
     assert first["models"][0] == {
         "name": "llama3:8b",
         "phase": "ready",
@@ -61,12 +66,12 @@ def test_the_status_says_everything_in_plain_json() -> None:
 
 
 def test_before_the_first_look_at_the_gpus_the_status_says_so() -> None:
-    status = reports.status("server-a", 1.0, None, (), [])
+    status = reports.status("server-a", 1.0, None, (), {})
     assert (status["driver"], status["gpus"], status["instances"]) == (None, [], [])
 
 
 def test_metrics_are_in_prometheus_text_format() -> None:
-    text = reports.metrics(1.5, report(*UUIDS, memory_used=GIB), VIEWS, ["b"])
+    text = reports.metrics(1.5, report(*UUIDS, memory_used=GIB), VIEWS, DRAINS)
     assert text.endswith("\n")
     sample = re.compile(r'[a-z_]+(\{[a-z_]+="(\\.|[^"\\])*"(,[a-z_]+="(\\.|[^"\\])*")*\})? -?\d+(\.\d+)?')
     announced = ""
@@ -92,8 +97,8 @@ def test_metrics_are_in_prometheus_text_format() -> None:
     ):
         assert f"\n{line}\n" in text
     assert "ecc" not in text, "a card that does not count its errors has no metric for them"
-    assert "flexi_driver_up 0\n" in reports.metrics(1.0, report(error="no"), (), [])
-    assert "flexi_driver_up 0\n" in reports.metrics(1.0, None, (), [])
+    assert "flexi_driver_up 0\n" in reports.metrics(1.0, report(error="no"), (), {})
+    assert "flexi_driver_up 0\n" in reports.metrics(1.0, None, (), {})
 
 
 def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:

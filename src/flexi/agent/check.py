@@ -8,15 +8,14 @@ HAProxy keeps each word until the opposite one is said, so both are said every t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
+from .drain import MAX_REASON_CHARS, Check, Drain, Ledger, drain_reason
 from .names import full_name
 from .state import Board, InstanceView, Phase
 
 MAX_REQUEST_BYTES = 256
 REQUEST_TIMEOUT_S = 2.0
-MAX_REASON = 120
 STALE_S = 30.0
 """A state that nobody has confirmed for so long is not a state: the agent itself hangs."""
 
@@ -24,24 +23,40 @@ STALE_S = 30.0
 class Checker:
     """Answers for the instances in `groups` from what stands on the board."""
 
-    def __init__(self, board: Board, groups: list[str], drain_dir: Path) -> None:
+    def __init__(self, board: Board, groups: list[str], drain_dir: Path, ledger: Ledger | None = None) -> None:
         self._board = board
         self._groups = groups
         self._drain_dir = drain_dir
+        self._ledger = ledger or Ledger()
 
     def answer(self, request: str) -> str:
         """The line (without its end) for `<group> <model>`, or for `<group>`: the instance as a whole."""
-        words = request.split()
-        if len(words) not in (1, 2):
+        check = _check(request)
+        if check is None:
             return line(down="the agent wants <group> <model> (agent-send)")
-        group = words[0]
-        if group not in self._groups:
-            return line(down=f"unknown group {group}")
-        drained = drain_reason(self._drain_dir / group)
+        if check[0] not in self._groups:
+            return line(down=f"unknown group {check[0]}")
+        return self._line(check, drain_reason(self._drain_dir / check[0]))
+
+    def sent(self, asker: str, request: str, said: str) -> None:
+        """`said`, the answer to `request`, has reached the network on its way to `asker`."""
+        check = _check(request)
+        if check is not None and check[0] in self._groups:
+            self._ledger.note(asker, check, _words(said))
+
+    def drains(self) -> dict[str, Drain]:
+        """The present state of each group."""
+        return {group: self._drain(group) for group in self._groups}
+
+    def _drain(self, group: str) -> Drain:
+        reason = drain_reason(self._drain_dir / group)
+        return Drain(reason, self._ledger.told(group, lambda check: _words(self._line(check, reason))))
+
+    def _line(self, check: Check, drained: str | None) -> str:
+        group, model = check
         if self._board.age_s(group) > STALE_S:
             return line(down=f"the agent has not looked at {group} for {STALE_S:g} s", drain=drained)
-        view = self._board.view(group)
-        return line(down=_why_down(view, words[1:]), drain=drained)
+        return line(down=_why_down(self._board.view(group), model), drain=drained)
 
 
 def line(down: str | None = None, drain: str | None = None) -> str:
@@ -55,28 +70,19 @@ def printable(reason: str) -> str:
     """`reason` as HAProxy's log and statistics take it: one line of ASCII without commas, 120 characters at most."""
     text = reason.replace("…", "...").replace(",", ";").encode("ascii", "replace").decode("ascii")
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return text if len(text) <= MAX_REASON else text[: MAX_REASON - 3] + "..."
+    return text if len(text) <= MAX_REASON_CHARS else text[: MAX_REASON_CHARS - 3] + "..."
 
 
-def drain_reason(switch: Path) -> str | None:
-    """The first line of the drain switch, a sentence of ours where it is empty, None where there is none."""
-    try:
-        with switch.open(encoding="utf-8", errors="replace") as file:
-            return file.readline(MAX_REASON).strip() or "drained by an administrator"
-    except FileNotFoundError:
-        return None
-    except OSError:
-        # It is there, though it cannot be read: somebody wants no new requests here.
-        return "drained by an administrator"
-
-
-async def serve(answer: Callable[[str], str], host: str, port: int) -> asyncio.Server:
+async def serve(checker: Checker, host: str, port: int) -> asyncio.Server:
     """Listen; one request a connection. The port that was taken is in the server's sockets."""
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            writer.write(f"{answer(await _request(reader))}\n".encode("ascii", "replace"))
+            request = await _request(reader)
+            said = checker.answer(request)
+            writer.write(f"{said}\n".encode("ascii", "replace"))
             await asyncio.wait_for(writer.drain(), REQUEST_TIMEOUT_S)
+            checker.sent(str(writer.get_extra_info("peername", ("?",))[0]), request, said)
         except (OSError, asyncio.TimeoutError):
             pass  # the other side is gone, or does not read: nobody to tell
         finally:
@@ -96,16 +102,26 @@ async def _request(reader: asyncio.StreamReader) -> str:
     return data.decode("utf-8", "replace")
 
 
-def _why_down(view: InstanceView | None, model: list[str]) -> str | None:
+def _check(request: str) -> Check | None:
+    words = request.split()
+    return (words[0], "".join(words[1:])) if len(words) in (1, 2) else None
+
+
+def _words(line: str) -> str:
+    """The two words without the reason."""
+    return line.partition(" #")[0]
+
+
+def _why_down(view: InstanceView | None, model: str) -> str | None:
     if view is None:
         return "not looked at yet"
     if not model:
         return None if view.phase is Phase.READY else f"{view.phase.value}: {view.reason}"
     for known in view.models:
-        if full_name(known.name) == full_name(model[0]):
+        if full_name(known.name) == full_name(model):
             if known.phase is Phase.READY:
                 return None
             if known.phase is Phase.DOWNLOADING and known.total:
                 return f"downloading: {100 * (known.completed or 0) // known.total} %"
             return f"{known.phase.value}: {known.reason}" if known.reason else known.phase.value
-    return f"unknown model {model[0]} in group {view.group}"
+    return f"unknown model {model} in group {view.group}"

@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable
 
 from . import report, systemd
-from .check import Checker, drain_reason, serve
+from .check import Checker, serve
 from .config import AgentConfig
+from .drain import Drain
 from .env_file import EnvFileError, gpu_uuids
 from .gpus import GpuWatch, look
 from .keeper import Keeper
@@ -22,6 +23,7 @@ from .state import Board
 FIRST_LOOK_S = 10.0
 """How long the check port waits for the first look, so that a restarted agent never calls a good instance down."""
 BEAT_S = 2.0
+LOOK_AT_DRAINS_S = 0.25
 WRITE_AT_MOST_EVERY_S = 0.5
 WRITE_AT_LEAST_EVERY_S = 10.0
 """Readers take an old file for a dead agent."""
@@ -38,12 +40,15 @@ def say(line: str) -> None:
 
 
 class StateFiles:
-    """Writes status.json and metrics.prom when something changes, and at least every ten seconds."""
+    """Writes status.json and metrics.prom within a second of a change, and at least every ten seconds."""
 
-    def __init__(self, config: AgentConfig, board: Board, watch: GpuWatch) -> None:
+    def __init__(
+        self, config: AgentConfig, board: Board, watch: GpuWatch, drains: Callable[[], dict[str, Drain]]
+    ) -> None:
         self._config = config
         self._board = board
         self._watch = watch
+        self._drains = drains
         self._thread = threading.Thread(target=self._run, name="state files", daemon=True)
 
     def start(self) -> None:
@@ -52,25 +57,29 @@ class StateFiles:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
-    def write(self) -> None:
+    def write(self, drains: dict[str, Drain]) -> None:
         now = time.time()
         gpus = self._watch.latest()
         views = self._board.views()
-        drain_dir = self._config.drain_dir
-        drained = [view.group for view in views if drain_reason(drain_dir / view.group) is not None]
-        text = report.as_json(report.status(self._config.host, now, gpus, views, drained))
+        text = report.as_json(report.status(self._config.host, now, gpus, views, drains))
         report.write(self._config.state_dir, "status.json", text)
-        report.write(self._config.state_dir, "metrics.prom", report.metrics(now, gpus, views, drained))
+        report.write(self._config.state_dir, "metrics.prom", report.metrics(now, gpus, views, drains))
 
     def _run(self) -> None:
+        written: tuple[int, dict[str, Drain]] | None = None
+        due = 0.0
         version = -1
         while True:
-            version = self._board.wait(version, WRITE_AT_LEAST_EVERY_S)
+            version = self._board.wait(version, LOOK_AT_DRAINS_S)
+            drains = self._drains()
+            if (version, drains) == written and time.monotonic() < due:
+                continue
             try:
-                self.write()
+                self.write(drains)
             except OSError as error:
                 # A full /run must not end the care for the models; readers see the age of the file.
                 say(f"{self._config.state_dir}: cannot write the state: {error.strerror}")
+            written, due = (version, drains), time.monotonic() + WRITE_AT_LEAST_EVERY_S
             time.sleep(WRITE_AT_MOST_EVERY_S)
 
 
@@ -91,15 +100,16 @@ async def _run(config: AgentConfig) -> None:
         Keeper(instance, Ollama(instance.url), watch.latest, board.put, config.interval_s)
         for instance in config.instances
     ]
-    files = StateFiles(config, board, watch)
     groups = [instance.group for instance in config.instances]
+    checker = Checker(board, groups, config.drain_dir)
+    files = StateFiles(config, board, watch, checker.drains)
     await _until(ending, FIRST_LOOK_S, lambda: watch.latest() is not None)
     for keeper in keepers:
         keeper.start()
     await _until(ending, FIRST_LOOK_S, lambda: len(board.views()) == len(groups))
     files.start()
     try:
-        server = await serve(Checker(board, groups, config.drain_dir).answer, "0.0.0.0", config.check_port)
+        server = await serve(checker, "0.0.0.0", config.check_port)
     except OSError as error:
         raise Broken(f"port {config.check_port}: {os.strerror(error.errno or 0)}") from None
     say(f"answers agent-checks on port {server.sockets[0].getsockname()[1]}")

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from .drain import Drain
 from .gpus import GpuReport
 from .state import InstanceView, ModelView, Phase
 
@@ -18,9 +19,9 @@ _Sample = tuple[Mapping[str, str], float]
 
 
 def status(
-    host: str, time_s: float, report: GpuReport | None, views: Sequence[InstanceView], drained: Sequence[str]
+    host: str, time_s: float, report: GpuReport | None, views: Sequence[InstanceView], drains: Mapping[str, Drain]
 ) -> dict[str, object]:
-    """What status.json holds. Times are Unix seconds, sizes bytes; `drained` are groups with a drain switch."""
+    """What status.json holds. Times are Unix seconds, sizes bytes; `drains` has every group."""
     return {
         "schema": SCHEMA,
         "host": host,
@@ -34,7 +35,7 @@ def status(
                 "phase": view.phase.value,
                 "reason": view.reason,
                 "since": round(view.since, 3),
-                "drained": view.group in drained,
+                "drain": asdict(drains[view.group]),
                 "gpus": list(view.gpus),
                 "models": [_model(model) for model in view.models],
             }
@@ -47,7 +48,7 @@ def _model(model: ModelView) -> dict[str, object]:
     return {**asdict(model), "phase": model.phase.value, "since": round(model.since, 3)}
 
 
-def metrics(time_s: float, report: GpuReport | None, views: Sequence[InstanceView], drained: Sequence[str]) -> str:
+def metrics(time_s: float, report: GpuReport | None, views: Sequence[InstanceView], drains: Mapping[str, Drain]) -> str:
     """The same state as Prometheus metrics."""
     models = [({"group": view.group, "model": model.name}, model) for view in views for model in view.models]
     gpus = [({"gpu": str(gpu.index), "uuid": gpu.uuid, "name": gpu.name}, gpu) for gpu in report.gpus] if report else []
@@ -72,7 +73,7 @@ def metrics(time_s: float, report: GpuReport | None, views: Sequence[InstanceVie
         (
             "flexi_instance_drained",
             "Whether the gateway was asked to send nothing new.",
-            [({"group": view.group}, float(view.group in drained)) for view in views],
+            [({"group": view.group}, float(drains[view.group].reason is not None)) for view in views],
         ),
         (
             "flexi_model_ready",
