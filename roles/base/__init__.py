@@ -9,6 +9,7 @@ from flexi.operations.packages import installed, time_daemon
 from flexi.operations.retiring import retired
 from flexi.plan.model import HostPlan
 
+APT_PROXY = "/etc/apt/apt.conf.d/52flexi-proxy"
 GATEWAY_MARK = "/etc/haproxy/flexi/models.map"
 SYSCTL = "/etc/sysctl.d/60-flexi.conf"
 TIMESYNCD = "/etc/systemd/timesyncd.conf.d/flexi.conf"
@@ -24,6 +25,16 @@ def install(plan: HostPlan) -> None:
         content="\n".join(f"{address} {name}" for address, name in base.hosts_entries),
         marker="# {mark} flexi: hosts of the site",
     )
+    if base.proxy:
+        files.template(
+            name="Let apt use the site's proxy",
+            src="templates/base/apt-proxy.conf.j2",
+            dest=APT_PROXY,
+            mode="0644",
+            settings=base.proxy.apt,
+        )
+    else:
+        files.file(name="Let apt use no proxy of flexi's", path=APT_PROXY, present=False)
     # Before the first package: an upgrade that starts by itself meanwhile must already know its limits.
     files.template(
         name="Keep unattended upgrades away from the driver, the kernel and CUDA",

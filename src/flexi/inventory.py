@@ -39,6 +39,8 @@ def host_data(plan: Plan, host: HostPlan) -> dict[str, Any]:
         "flexi_plan": plan,
         "flexi_host": host,
     }
+    if host.environment:
+        data["_env"] = dict(host.environment)
     if ssh.config:
         data["ssh_config_file"] = ssh.config
     if ssh.identity:

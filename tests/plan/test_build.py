@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from flexi.inventory import host_data
 from flexi.paths import INVENTORY
 from flexi.plan import Plan, build_plan
 from flexi.plan.build import model_spellings
@@ -95,6 +96,53 @@ def test_environment_sets_everything_on_purpose(make_site: MakeSite) -> None:
         "OLLAMA_ORIGINS": "http://flexi.example.edu,https://flexi.example.edu,http://192.0.2.2,https://192.0.2.2",
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     }
+
+
+PROXY = """
+proxy: {https: "http://proxy.example.edu:3128", no_proxy: [intranet.example.edu, 198.51.100.0/24]}
+mirrors: {models: "https://registry.example.edu:5000"}
+"""
+
+
+def test_pulls_go_through_the_proxy_and_requests_do_not(make_site: MakeSite) -> None:
+    """Ollama's FAQ: HTTPS_PROXY only; HTTP_PROXY "may interrupt client connections to the server"."""
+    plan = build_plan(make_site(more=PROXY))
+    environment = dict(plan.instances[0].environment)
+    assert environment["HTTPS_PROXY"] == "http://proxy.example.edu:3128"
+    assert not {"HTTP_PROXY", "http_proxy"} & set(environment)
+    direct = environment["NO_PROXY"].split(",")
+    assert {"localhost", "127.0.0.1", "::1", "192.0.2.1", "192.0.2.2", "registry.example.edu"} <= set(direct)
+    assert {"intranet.example.edu", "198.51.100.0/24"} <= set(direct)
+
+
+def test_apt_and_downloads_take_the_proxy(make_site: MakeSite) -> None:
+    host = build_plan(make_site(more=PROXY)).host("two")
+    assert dict(host.environment) == {
+        "https_proxy": "http://proxy.example.edu:3128",
+        "no_proxy": ",".join(host.base.proxy.direct) if host.base.proxy else "",
+    }
+    assert host.base.proxy is not None
+    settings = dict(host.base.proxy.apt)
+    assert settings["Acquire::https::Proxy"] == "http://proxy.example.edu:3128"
+    assert "Acquire::http::Proxy" not in settings, "an admin's own setting for http stays"
+    assert settings["Acquire::https::Proxy::registry.example.edu"] == "DIRECT"
+    assert not [name for name in settings if "/" in name or "::1" in name.removeprefix("Acquire::https::Proxy::")[:3]]
+
+
+def test_every_command_of_a_deploy_finds_the_proxy(make_site: MakeSite) -> None:
+    """pyinfra takes arguments of all operations from the host's data (docs: arguments)."""
+    plan = build_plan(make_site(more=PROXY))
+    assert host_data(plan, plan.host("one"))["_env"] == dict(plan.host("one").environment)
+    without = build_plan(make_site())
+    assert "_env" not in host_data(without, without.host("one"))
+
+
+def test_a_proxy_for_http_only_is_not_taken_for_https(make_site: MakeSite) -> None:
+    """apt falls back to http's (apt-transport-https(1))."""
+    host = build_plan(make_site(more="proxy: {http: 'http://proxy.example.edu:3128'}")).host("two")
+    assert host.base.proxy is not None
+    assert dict(host.base.proxy.apt)["Acquire::https::Proxy"] == "DIRECT"
+    assert "https_proxy" not in dict(host.environment)
 
 
 def test_groups_have_ports_homes_and_stores_of_their_own(inventory: Inventory) -> None:

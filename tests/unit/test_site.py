@@ -115,6 +115,21 @@ WRONG = {
     "unknown toolkit": ('cuda: "12.4"', 'cuda: "99.1"', "cuda:", "hosts.one.cuda", "is no CUDA toolkit"),
     "toolkit without minor": ('cuda: "12.4"', 'cuda: "12"', "cuda:", "hosts.one.cuda", "write major and minor"),
     "no groups": ("    groups:\n", "    ntp:\n", "ntp:", "hosts.one.ntp", "is no key"),
+    "proxy with a path": (
+        "  name: test",
+        "  name: test\nproxy: {https: 'http://p.example.edu:3128/x'}",
+        "proxy:",
+        "proxy.https",
+        "has a path",
+    ),
+    "proxy of another kind": (
+        "  name: test",
+        "  name: test\nproxy: {https: 'socks5://p.example.edu'}",
+        "proxy:",
+        "proxy.https",
+        "is no http",
+    ),
+    "no_proxy": ("  name: test", "  name: test\nproxy: {no_proxy: ['*.x']}", "proxy:", "no_proxy[0]", "is no host"),
     "alias": ("  name: test", "  name: &x test\n  contact: *x", "name: &x", "site.contact", "is an alias"),
     "tag": ("  name: test", "  name: !!binary test", "binary", "site.name", "without a tag"),
     "merge": ("  name: test", "  <<: {name: test}", "<<:", "site.<<", "write it out"),
@@ -418,3 +433,22 @@ def test_wrong_keys_file(text: str, line: int, words: str, tmp_path: Path) -> No
     assert found, str(caught.value)
     assert found[0].line == line
     assert "test.keys.json" in found[0].file
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "proxy: {https: 'http://flexi:hunter2@proxy.example.edu:3128'}",
+        "proxy: {http: 'http://flexi:hunt/hunter2@proxy.example.edu'}",
+        "proxy: 'http://flexi:hunter2@proxy.example.edu'",
+        "proxy: {url: 'http://flexi:hunter2@proxy.example.edu'}",
+        "mirrors: {cuda: 'https://flexi:hunter2@mirror.example.edu'}",
+    ],
+)
+def test_a_password_in_an_address_is_refused_and_not_repeated(line: str, tmp_path: Path) -> None:
+    """What a message shows stands in logs, and a proxy's address in files that everyone on a host can read."""
+    error = refusal(tmp_path, f"{GOOD}{line}\n")
+    assert "hunter2" not in str(error)
+    assert "hunter2" not in repr([vars(finding) for finding in error.findings])
+    if "https: 'http://" in line:
+        assert "user name or a password" in str(error)

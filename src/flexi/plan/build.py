@@ -24,6 +24,7 @@ from .model import (
     ModelOnInstance,
     OllamaPlan,
     Plan,
+    ProxyPlan,
     RoleName,
     SshPlan,
     Warning_,
@@ -64,6 +65,7 @@ def _host(site: Site, name: str, host: Host) -> HostPlan:
         roles += ["driver", *(["cuda"] if host.cuda else []), "ollama", "agent"]  # type: ignore[list-item]
     if is_gateway:
         roles.append("gateway")
+    proxy = _proxy(site)
     return HostPlan(
         name=name,
         platform=host.platform,
@@ -83,7 +85,21 @@ def _host(site: Site, name: str, host: Host) -> HostPlan:
         cuda=_cuda(site, host) if runs_ollama and host.cuda else None,
         ollama=_ollama(site, name, host) if runs_ollama else None,
         agent=AgentPlan(check_port=ports.AGENT_CHECK, interval_s=AGENT_INTERVAL_S) if runs_ollama else None,
+        environment=proxy.environment if proxy else (),
     )
+
+
+def _proxy(site: Site) -> ProxyPlan | None:
+    content = site.content
+    if content.proxy.http is None and content.proxy.https is None:
+        return None
+    mirrors = (content.mirrors.ollama, content.mirrors.cuda, content.mirrors.models)
+    direct = ["localhost", "127.0.0.1", "::1"]
+    for name, host in content.hosts.items():
+        direct += [host.address, name]
+    direct += [urlsplit(mirror).hostname or "" for mirror in mirrors if mirror]
+    direct += content.proxy.no_proxy
+    return ProxyPlan(https=content.proxy.https, http=content.proxy.http, direct=tuple(dict.fromkeys(direct)))
 
 
 def _base(site: Site, name: str, host: Host) -> BasePlan:
@@ -94,6 +110,7 @@ def _base(site: Site, name: str, host: Host) -> BasePlan:
         hostname=name,
         hosts_entries=tuple((other.address, other_name) for other_name, other in site.content.hosts.items()),
         packages=tuple(sorted(packages)),
+        proxy=_proxy(site),
         ntp_servers=site.content.ntp_servers,
         unattended_blacklist=platforms.UNATTENDED_BLACKLIST if host.gpus else (),
     )
@@ -188,6 +205,7 @@ def _instance(site: Site, host_name: str, host: Host, name: str, group: Group, p
             models=len(group.models),
             kv_cache=group.kv_cache,
             origins=_origins(site),
+            proxy=_proxy(site),
         ),
         home=home,
         store=store,

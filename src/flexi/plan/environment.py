@@ -6,6 +6,8 @@ which only the host knows.
 
 from __future__ import annotations
 
+from .model import ProxyPlan
+
 LOAD_TIMEOUT = "15m"
 MAX_QUEUE = 512
 
@@ -20,6 +22,7 @@ def instance_environment(
     models: int,
     kv_cache: str,
     origins: tuple[str, ...],
+    proxy: ProxyPlan | None = None,
 ) -> tuple[tuple[str, str], ...]:
     """Name and value of each variable, in the order in which they are written."""
     return (
@@ -59,4 +62,12 @@ def instance_environment(
         ("OLLAMA_ORIGINS", ",".join(origins)),
         # The order of nvidia-smi, so that an index means the same card everywhere.
         ("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),
+        *_pulls_through(proxy),
     )
+
+
+def _pulls_through(proxy: ProxyPlan | None) -> tuple[tuple[str, str], ...]:
+    """Never HTTP_PROXY, which "may interrupt client connections to the server" (docs/faq.mdx of v0.24.0)."""
+    if proxy is None or proxy.https is None:
+        return ()
+    return ("HTTPS_PROXY", proxy.https), ("NO_PROXY", ",".join(proxy.direct))

@@ -30,6 +30,31 @@ class SshPlan(_Frozen):
     identity: str | None = None
 
 
+class ProxyPlan(_Frozen):
+    """The site's HTTP proxy, and what is reached without it."""
+
+    https: str | None
+    http: str | None
+    direct: tuple[str, ...]
+    """Hosts, domains and networks: loopback, the site's hosts, its mirrors, and what the site file adds."""
+
+    @property
+    def apt(self) -> tuple[tuple[str, str], ...]:
+        """Names and values of apt's settings (apt-transport-http(1)); of `direct` apt knows single hosts only."""
+        hosts = [name for name in self.direct if not set("/:") & set(name)]
+        found = [("Acquire::http::Proxy", self.http)] if self.http else []
+        # Left out, apt would take http's for https as well.
+        found.append(("Acquire::https::Proxy", self.https or "DIRECT"))
+        found += [(f"Acquire::{scheme}::Proxy::{host}", "DIRECT") for scheme in ("http", "https") for host in hosts]
+        return tuple(found)
+
+    @property
+    def environment(self) -> tuple[tuple[str, str], ...]:
+        """For curl and apt; curl reads http_proxy in small letters only (curl(1))."""
+        named = (("http_proxy", self.http), ("https_proxy", self.https), ("no_proxy", ",".join(self.direct)))
+        return tuple((name, value) for name, value in named if value)
+
+
 class PinPlan(_Frozen):
     """One stanza of an apt preferences file (`man apt_preferences`)."""
 
@@ -44,6 +69,7 @@ class BasePlan(_Frozen):
     hosts_entries: tuple[tuple[str, str], ...]
     """(address, name) of every host of the site, so that names work without DNS."""
     packages: tuple[str, ...]
+    proxy: ProxyPlan | None = None
     ntp_servers: tuple[str, ...] = ()
     unattended_blacklist: tuple[str, ...] = ()
     """Regular expressions for `Unattended-Upgrade::Package-Blacklist` (matched at the start of the name)."""
@@ -172,6 +198,8 @@ class HostPlan(_Frozen):
     cuda: CudaPlan | None
     ollama: OllamaPlan | None
     agent: AgentPlan | None
+    environment: tuple[tuple[str, str], ...] = ()
+    """Variables that every command of a deploy finds on this host."""
 
 
 class Backend(_Frozen):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -58,6 +59,7 @@ class Problem:
 def shown(value: object) -> str:
     """`value` as it may stand in a message: short, on one line, printable."""
     text = repr(value) if isinstance(value, str) else str(value)
+    text = re.sub(r"//.*@", "//…@", text)  # what stands there in an address is a password
     text = "".join(c if c.isprintable() else "?" for c in text)
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 

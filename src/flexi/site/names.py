@@ -109,6 +109,31 @@ def url(value: str) -> str:
     return value.rstrip("/")
 
 
+def proxy(value: str) -> str:
+    """A proxy as `url` takes it: scheme, host and port. Whoever may read the hosts' settings reads it."""
+    if "@" in value:
+        raise refused(
+            "holds a user name or a password, which stands in files and settings that everyone on a host can read",
+            "let the proxy know the hosts by their addresses, or run one without a password in the house",
+        )
+    if value.count("/") > 2:
+        raise refused("has a path", "write scheme, host and port only, e.g. 'http://proxy.example.edu:3128'")
+    try:
+        return url(value)
+    except PydanticCustomError:
+        raise refused("is no http or https address", "write e.g. 'http://proxy.example.edu:3128'") from None
+
+
+def without_proxy(value: str) -> str:
+    """What is reached without the proxy: a host, a domain with all that is in it, an address or a network."""
+    try:
+        return network(value) if re.match(r"[0-9a-fA-F.:]+/|[0-9.]+$", value) else public_name(value)
+    except PydanticCustomError:
+        raise refused(
+            "is no host, domain or network", "write e.g. 'example.edu' (with all that is in it) or '192.0.2.0/24'"
+        ) from None
+
+
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
 _NAMESPACE = r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}"
 _HOST = r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}"

@@ -91,6 +91,27 @@ class Mirrors(_Section):
     )
 
 
+class Proxy(_Section):
+    """The HTTP proxy through which the hosts reach the internet; the site's hosts and mirrors are reached directly."""
+
+    https: Annotated[str, AfterValidator(names.proxy)] | None = Field(
+        default=None,
+        description="For https addresses: apt, flexi's downloads, and the instances' pulls. No user name or password.",
+        examples=["http://proxy.example.edu:3128"],
+    )
+    http: Annotated[str, AfterValidator(names.proxy)] | None = Field(
+        default=None,
+        description="For http addresses: apt and flexi's downloads.",
+        examples=["http://proxy.example.edu:3128"],
+    )
+    no_proxy: tuple[Annotated[str, AfterValidator(names.without_proxy)], ...] = Field(
+        default=(),
+        strict=False,
+        description="Further hosts, domains and networks that are reached without it.",
+        examples=[["intranet.example.edu", "192.0.2.0/24"]],
+    )
+
+
 class Driver(_Section):
     """The NVIDIA driver of all GPU hosts."""
 
@@ -291,6 +312,7 @@ class SiteFile(_Section):
     site: SiteInfo
     ssh: Ssh
     mirrors: Mirrors = Mirrors()
+    proxy: Proxy = Proxy()
     driver: Driver = Driver()
     ollama: Ollama = Ollama()
     ntp_servers: tuple[Annotated[str, AfterValidator(names.public_name)], ...] = Field(
