@@ -74,7 +74,7 @@ REBOOT_MARK = "/var/lib/flexi/driver-boot-id"
 
 _DRIVER_TRUTH = f"""
 echo "running=$(cat /proc/driver/nvidia/version 2>/dev/null | head -n1)"
-echo "nouveau=$(grep -c '^nouveau ' /proc/modules 2>/dev/null)"
+echo "nouveau=$([ -d /sys/module/nouveau ] && echo 1 || echo 0)"
 echo "boot_id=$(cat /proc/sys/kernel/random/boot_id)"
 echo "tried=$(cat {REBOOT_MARK} 2>/dev/null)"
 echo "smi=$(nvidia-smi -L 2>&1 >/dev/null | head -n1; nvidia-smi -L >/dev/null 2>&1 || echo "exit $?")"

@@ -48,8 +48,13 @@ class Host:
     def install(self, version: str = "535.309.01", branch: str = "535-server", release: str = KERNEL) -> None:
         self.write("usr/lib/flexi-lab/userland.json", {"version": version})
         self.write("usr/lib/flexi-lab/kernel-common.json", {"version": version})
+        self.forbid_nouveau()
         self.write(f"usr/lib/flexi-lab/kernels/{release}", {})
         self.write(f"usr/lib/flexi-lab/modules/{release}/nvidia-{branch}.json", {"version": version})
+
+    def forbid_nouveau(self, where: str = "lib/modprobe.d/nvidia-kernel-common.conf") -> None:
+        (self.root / where).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / where).write_text("blacklist nouveau\n")
 
     def boot(self) -> str | None:
         for node in (self.root / "dev").glob("nvidia*"):
@@ -215,6 +220,56 @@ def test_without_user_space_the_library_is_missing(host: Host) -> None:
     text, status = host.smi()
     assert status == 12
     assert "libnvidia-ml.so" in text
+
+
+# -- what programs that know nothing of the simulation find -------------------------------------------------------
+
+
+def modules(host: Host) -> dict[str, list[str]]:
+    """The lines that /proc/modules gets, by module."""
+    lines = (host.root / kernel.MODULES).read_text().splitlines()
+    return {line.split()[0]: line.split()[1:] for line in lines}
+
+
+def test_the_kernels_name_is_that_of_the_newest_installed_one(host: Host) -> None:
+    host.write("usr/lib/flexi-lab/kernels/5.15.0-190-generic", {})
+    assert (host.root / kernel.OSRELEASE).read_text() == "5.15.0-186-generic\n"
+    host.boot()
+    assert (host.root / kernel.OSRELEASE).read_text() == "5.15.0-190-generic\n"
+
+
+def test_the_modules_are_listed_with_their_users(host: Host) -> None:
+    listed = modules(host)
+    assert set(listed) == {"nvidia", "nvidia_uvm", "nvidia_modeset"}
+    assert listed["nvidia"][1] == "2"
+    assert set(listed["nvidia"][2].strip(",").split(",")) == {"nvidia_uvm", "nvidia_modeset"}
+    assert listed["nvidia_uvm"][2] == "-"
+    assert all(fields[3] == "Live" for fields in listed.values())
+
+
+def test_nouveau_takes_the_cards_unless_it_is_forbidden(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    host.write(f"usr/lib/flexi-lab/kernels/{KERNEL}", {})
+    host.boot()
+    assert set(modules(host)) == {"nouveau"}
+    host.forbid_nouveau("etc/modprobe.d/any.conf")
+    host.boot()
+    assert modules(host) == {}
+
+
+def test_where_nouveau_has_the_cards_nvidia_has_not(host: Host) -> None:
+    (host.root / "lib/modprobe.d/nvidia-kernel-common.conf").unlink()
+    assert host.boot() is None
+    assert set(modules(host)) == {"nouveau"}
+    assert host.smi()[1] == 9
+
+
+def test_a_machine_without_cards_has_none_of_the_modules(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    host.write("etc/flexi-lab/gpus.json", [])
+    host.write(f"usr/lib/flexi-lab/kernels/{KERNEL}", {})
+    host.boot()
+    assert modules(host) == {}
 
 
 # -- nvidia-smi ---------------------------------------------------------------------------------------------------

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from flexi.lab.vendor import repository, table
+from flexi.lab.vendor import archives, repository, ubuntu
 from flexi.lab.vendor.stub import Stub, build
 
 TOOLS = ("apt-get", "apt-ftparchive", "dpkg-deb", "gpg", "gpgv")
@@ -28,8 +29,9 @@ WANTED = (
 class Apt:
     """apt with a system of its own in a directory: reads repositories from files, simulates, touches nothing else."""
 
-    def __init__(self, directory: Path, repositories: Path) -> None:
+    def __init__(self, directory: Path, repositories: Path, archive: str = archives.TODAY) -> None:
         self._directory = directory
+        self._repositories = repositories
         for part in ("state/lists/partial", "cache/archives/partial", "etc/preferences.d", "etc/trusted.gpg.d"):
             (directory / part).mkdir(parents=True)
         # What every Debian has; the stubs need these two.
@@ -42,17 +44,34 @@ class Apt:
         # Empty: this machine's own apt configuration is not ours.
         self._config = directory / "apt.conf"
         self._config.touch()
-        keyring = repositories / repository.KEYRING
-        cuda = repositories / repository.CUDA_PATH
-        (directory / "sources.list").write_text(
+        self.switch(archive)
+
+    def switch(self, archive: str) -> None:
+        """From now on the archives are as on that day."""
+        here = self._repositories
+        cuda = here / repository.cuda_path("ubuntu2204")
+        (self._directory / "sources.list").write_text(
             "".join(
-                f"deb [arch=amd64 signed-by={keyring}] file:{repositories}/ubuntu {pocket} main\n"
-                for pocket in repository.POCKETS
+                f"deb [arch=amd64 signed-by={here / repository.UBUNTU.keyring}] "
+                f"file:{here / repository.ARCHIVES / archive / 'ubuntu'} {suite} main restricted\n"
+                for suite in ("jammy", "jammy-security")
             )
             + f"deb [arch=amd64 signed-by={cuda / repository.CUDA_KEY}] file:{cuda} /\n"
         )
+        done = self.run("update")
+        assert done.returncode == 0, done.stderr
+        assert "W:" not in done.stderr
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def pretend_installed(self, versions: Mapping[str, str]) -> None:
+        """Make packages installed, with the relations that the archive of the moment says they have."""
+        with (self._directory / "status").open("a") as status:
+            for name, version in versions.items():
+                shown = self.run("show", f"{name}={version}", program="apt-cache").stdout
+                fields = [line for line in shown.splitlines() if not line.startswith(("Filename:", "Size:"))]
+                assert fields, name
+                status.write("\n".join([fields[0], "Status: install ok installed", *fields[1:]]).strip() + "\n\n")
+
+    def run(self, *arguments: str, program: str = "apt-get") -> subprocess.CompletedProcess[str]:
         options = {
             "Dir::State": f"{self._directory}/state",
             "Dir::State::status": f"{self._directory}/status",
@@ -68,7 +87,7 @@ class Apt:
             "Acquire::Languages": "none",
             "Debug::NoLocking": "1",
         }
-        command = ["apt-get", "-q", *(f"-o{key}={value}" for key, value in options.items()), *arguments]
+        command = [program, "-q", *(f"-o{key}={value}" for key, value in options.items()), *arguments]
         return subprocess.run(
             command,
             capture_output=True,
@@ -79,25 +98,35 @@ class Apt:
 
     def would_install(self, *packages: str) -> dict[str, str]:
         """Versions by package of `apt-get install --simulate`; empty where apt refuses."""
-        done = self.run("install", "--simulate", "--no-install-recommends", *packages)
+        return self.would("install", *packages)
+
+    def would(self, *command: str) -> dict[str, str]:
+        """Versions by package that an apt-get command would unpack; empty where apt refuses."""
+        done = self.run(*command, "--simulate", "--no-install-recommends")
         words = [line.split() for line in done.stdout.splitlines() if line.startswith("Inst ")]
-        return {word[1]: word[2].strip("([]") for word in words} if done.returncode == 0 else {}
+        # `Inst name (new …)`, or `Inst name [old] (new …)`.
+        new = {word[1]: next(part for part in word[2:] if part.startswith("(")).strip("([]") for word in words}
+        return new if done.returncode == 0 else {}
 
 
 @pytest.fixture(scope="module")
 def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # A key's sockets need a short path.
     target = tmp_path_factory.mktemp("r")
-    repository.build_repositories(table.everything(), target)
+    repository.build_repositories(archives.everything(), target)
     return target
 
 
 @pytest.fixture
 def apt(repositories: Path, tmp_path: Path) -> Apt:
-    apt = Apt(tmp_path, repositories)
-    done = apt.run("update")
-    assert done.returncode == 0, done.stderr
-    assert "W:" not in done.stderr
+    return Apt(tmp_path, repositories)
+
+
+@pytest.fixture
+def deployed(apt: Apt) -> Apt:
+    """A host with the headless set of 535-server and today's kernel, without any pin or hold."""
+    apt.pretend_installed(apt.would_install("linux-generic", *WANTED))
+    assert apt.would("dist-upgrade") == {}
     return apt
 
 
@@ -106,7 +135,7 @@ def test_the_headless_set_brings_its_parts_and_nothing_of_nvidias(apt: Apt) -> N
     assert versions["nvidia-utils-535-server"] == "535.309.01-0ubuntu0.22.04.1"
     for part in ("libnvidia-compute", "libnvidia-cfg1", "nvidia-kernel-common", "nvidia-kernel-source"):
         assert f"{part}-535-server" in versions
-    assert f"linux-modules-nvidia-535-server-{table.KERNEL}" in versions
+    assert f"linux-modules-nvidia-535-server-{ubuntu.JAMMY.kernel.release}" in versions
     assert "nvidia-firmware-535-server-535.309.01" in versions
     assert not [name for name in versions if name.startswith("cuda")]
 
@@ -139,61 +168,120 @@ def test_nvidias_driver_throws_ubuntus_out_unless_it_is_pinned_away(apt: Apt, tm
     assert "libnvidia-compute" not in apt.would_install("libnvidia-compute")
 
 
-def test_the_kernel_metas_follow_one_kernel(apt: Apt) -> None:
-    assert set(apt.would_install("linux-generic")) == {stub.name for stub in table.kernel()}
+def test_nvidias_repository_outranks_ubuntus_packages_of_the_same_names(apt: Apt, tmp_path: Path) -> None:
+    """0ubuntu1 is more than 0ubuntu0.22.04.1: what a host without a pin is upgraded to."""
+    theirs = apt.would_install("nvidia-headless-no-dkms-580")
+    assert set(theirs.values()) == {"580.178.04-0ubuntu1"}
+    pin = tmp_path / "etc/preferences.d/pin"
+    pin.write_text("Package: nvidia-* libnvidia-*\nPin: release l=NVIDIA CUDA\nPin-Priority: -1\n")
+    ubuntus = apt.would_install("nvidia-headless-no-dkms-580")
+    assert set(ubuntus.values()) == {"580.173.02-0ubuntu0.22.04.1"}
+    apt.pretend_installed(ubuntus)
+    assert apt.would("dist-upgrade") == {}
+    pin.unlink()
+    assert apt.would("dist-upgrade")["libnvidia-compute-580"] == "580.178.04-0ubuntu1"
 
 
-def test_a_transitional_build_is_a_row(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Ubuntu's security pocket ends a branch so: an upgrade swaps the user space."""
-    tmp_path = tmp_path_factory.mktemp("t")  # short, as above
-    rows = [*table.everything(), *table.transitional("535-server", "580-server", "535.309.01-0ubuntu0.22.04.2")]
-    (tmp_path / "r").mkdir()
-    repository.build_repositories(rows, tmp_path / "r")
-    (tmp_path / "a").mkdir()
-    apt = Apt(tmp_path / "a", tmp_path / "r")
-    assert apt.run("update").returncode == 0
-    versions = apt.would_install("nvidia-utils-535-server")
-    assert versions["nvidia-utils-535-server"] == "535.309.01-0ubuntu0.22.04.2"
-    assert "libnvidia-compute-580-server" in versions
+@pytest.mark.parametrize("kernel", [ubuntu.JAMMY.kernel, ubuntu.JAMMY.hwe], ids=lambda kernel: kernel.flavour)
+def test_the_kernel_metas_follow_one_kernel(apt: Apt, kernel: ubuntu.Kernel) -> None:
+    assert set(apt.would_install(f"linux-{kernel.flavour}")) == {stub.name for stub in ubuntu.kernel(kernel, "jammy")}
+
+
+@pytest.mark.parametrize("branch", ["535-server", "580-server"])
+def test_every_kernel_of_the_day_has_modules(apt: Apt, branch: str) -> None:
+    for kernel in (ubuntu.JAMMY.kernel, ubuntu.JAMMY.hwe):
+        versions = apt.would_install(f"linux-modules-nvidia-{branch}-{kernel.flavour}")
+        assert f"linux-modules-nvidia-{branch}-{kernel.release}" in versions
+
+
+# -- the archives of other days -----------------------------------------------------------------------------------
+
+
+def test_the_end_of_a_branch_swaps_the_driver_of_a_host_without_pins(deployed: Apt) -> None:
+    """What Ubuntu's security pocket did to 535-server, at the next `apt-get dist-upgrade`."""
+    deployed.switch("transitional")
+    new = deployed.would("dist-upgrade")
+    assert new["nvidia-utils-535-server"] == "535.309.01-0ubuntu0.22.04.2"
+    assert new["libnvidia-compute-580-server"] == "580.173.02-0ubuntu0.22.04.1"
+    assert f"linux-modules-nvidia-580-server-{ubuntu.JAMMY.kernel.release}" in new
+
+
+def test_the_real_build_of_an_ended_branch_is_gone_and_a_snapshot_has_it(apt: Apt) -> None:
+    real = "nvidia-utils-535-server=535.309.01-0ubuntu0.22.04.1"
+    assert apt.would_install(real)
+    apt.switch("transitional")
+    assert apt.would_install(real) == {}
+    assert "libnvidia-compute-580-server" in apt.would_install("nvidia-utils-535-server")
+
+
+def test_a_newer_kernel_comes_with_its_modules(deployed: Apt) -> None:
+    newer = ubuntu.JAMMY.newer_kernel
+    deployed.switch("kernel")
+    new = deployed.would("dist-upgrade")
+    assert {f"linux-image-{newer.release}", f"linux-modules-nvidia-535-server-{newer.release}"} <= set(new)
+    assert new["linux-generic"] == newer.meta
+
+
+def test_a_newer_kernel_can_come_without_its_modules(deployed: Apt) -> None:
+    newer = ubuntu.JAMMY.newer_kernel
+    deployed.switch("kernel-without-modules")
+    new = deployed.would("dist-upgrade")
+    assert f"linux-image-{newer.release}" in new
+    assert not [name for name in new if "nvidia" in name]
+
+
+def test_a_host_follows_the_archive_there_and_back(apt: Apt) -> None:
+    """Every day is signed by the same keys, and none is older than another in apt's eyes."""
+    for name in (*archives.ARCHIVES, archives.TODAY):
+        apt.switch(name)
+    assert apt.would_install(*WANTED)["nvidia-utils-535-server"] == "535.309.01-0ubuntu0.22.04.1"
+
+
+def test_two_packages_that_differ_cannot_share_a_name(tmp_path: Path) -> None:
+    days = {"a": [Stub("x", "1", "jammy")], "b": [Stub("x", "1", "jammy", depends=("y",))]}
+    with pytest.raises(ValueError, match=r"x_1_amd64\.deb"):
+        repository.build_repositories(days, tmp_path)
 
 
 def test_a_changed_archive_is_refused(repositories: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
-    shutil.copytree(repositories, copy)
-    release = copy / "ubuntu/dists/jammy/InRelease"
+    shutil.copytree(repositories, copy, symlinks=True)
+    release = copy / "archives/today/ubuntu/dists/jammy/InRelease"
     release.write_text(release.read_text().replace("Origin: Ubuntu", "Origin: Other"))
     (tmp_path / "a").mkdir()
-    done = Apt(tmp_path / "a", copy).run("update")
-    assert "signature" in (done.stdout + done.stderr).lower()
+    with pytest.raises(AssertionError, match=r"(?i)signature"):
+        Apt(tmp_path / "a", copy)
 
 
 def test_the_same_row_gives_the_same_package(tmp_path: Path) -> None:
     digests = set()
     for number in range(2):
-        target = tmp_path / str(number)
-        target.mkdir()
-        stub = table.driver("535-server", "535.309.01-0ubuntu0.22.04.1")[-2]
-        digests.add(build(stub, target / "work", target).read_bytes())
+        deb = tmp_path / f"{number}.deb"
+        build(ubuntu.driver("535-server", "535.309.01-0ubuntu0.22.04.1", "jammy")[-2], tmp_path / str(number), deb)
+        digests.add(deb.read_bytes())
     assert len(digests) == 1
 
 
 def test_the_content_hash_sees_every_part() -> None:
     row = Stub("a", "1", "jammy")
     hashes = {
-        repository.content_hash(rows)
-        for rows in (
-            [row],
-            [Stub("a", "2", "jammy")],
-            [Stub("a", "1", "cuda")],
-            [Stub("a", "1", "jammy", depends=("b",))],
-            [Stub("a", "1", "jammy", scripts={"postinst": "true"})],
+        repository.content_hash({day: rows})
+        for day, rows in (
+            ("b", [row]),
+            ("a", [row]),
+            ("a", [Stub("a", "2", "jammy")]),
+            ("a", [Stub("a", "1", "ubuntu2204")]),
+            ("a", [Stub("a", "1", "jammy", depends=("b",))]),
+            ("a", [Stub("a", "1", "jammy", scripts={"postinst": "true"})]),
         )
     }
-    assert len(hashes) == 5
+    assert len(hashes) == 6
 
 
 def test_the_indexes_stand_where_apt_update_would_put_them(repositories: Path, tmp_path: Path) -> None:
-    repository.copy_indexes(repositories, "10.87.0.2", tmp_path)
+    ubuntus = repository.UBUNTU
+    repository.copy_indexes(repositories, ubuntus, ["jammy", "jammy-security"], "10.87.0.2/ubuntu", tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
     assert "10.87.0.2_ubuntu_dists_jammy_InRelease" in names
+    assert "10.87.0.2_ubuntu_dists_jammy_restricted_binary-amd64_Packages" in names
     assert "10.87.0.2_ubuntu_dists_jammy-security_main_binary-amd64_Packages" in names

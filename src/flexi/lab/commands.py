@@ -21,6 +21,7 @@ from .machine import Machine
 from .naming import DEFAULT
 from .progress import Shown
 from .requirements import require_root
+from .vendor.archives import ARCHIVES
 
 AfterUp = Callable[[Path], int]
 after_up: AfterUp | None = None
@@ -126,6 +127,14 @@ def kill(name: str, host: str) -> None:
     Lab(name).machine(host).kill()
 
 
+@lab.command()
+@name_option
+@click.argument("archive", type=click.Choice(list(ARCHIVES)))
+def archive(name: str, archive: str) -> None:
+    """Let the vendors' archives be as on another day; machines see it with their next apt-get update."""
+    Lab(name).archive(archive)
+
+
 @lab.group()
 @name_option
 @click.argument("host")
@@ -170,6 +179,15 @@ def ecc(machine: Machine, gpu: int, count: int) -> None:
 def memory(machine: Machine, gpu: int, mib: int) -> None:
     """Somebody else has taken memory of a GPU."""
     machine.foreign_memory(gpu, mib)
+
+
+@fault.command()
+@gpu_option
+@click.option("--running", is_flag=True, help="At once, without switching the machine off.")
+@click.pass_obj
+def replace(machine: Machine, gpu: int, running: bool) -> None:
+    """Another card in the place of a GPU, which has another UUID; `clear` does not bring the old one back."""
+    click.echo(machine.replace_gpu(gpu, power_off=not running))
 
 
 @fault.command()

@@ -16,7 +16,7 @@ from flexi.errors import FlexiError
 
 from . import cache, processes, topology
 from .gpu_sim.bundle import zipapp
-from .vendor import repository, table
+from .vendor import repository, ubuntu
 
 # What Ubuntu's server installation has and the roles rely on or configure. Not HAProxy: a role installs that.
 PACKAGES = (
@@ -80,8 +80,9 @@ FILES: dict[str, str] = {
         "};\n"
     ),
     "etc/apt/sources.list.d/lab-ubuntu.list": "".join(
-        f"deb [signed-by=/usr/share/keyrings/lab-ubuntu.gpg] http://{topology.SERVICES_ADDRESS}/ubuntu {pocket} main\n"
-        for pocket in repository.POCKETS
+        f"deb [signed-by=/usr/share/keyrings/lab-ubuntu.gpg] http://{topology.SERVICES_ADDRESS}/ubuntu {suite} "
+        f"{' '.join(repository.UBUNTU.components)}\n"
+        for suite in repository.UBUNTU.suites
     ),
     # A container may not set the clock, so the daemon runs without that right; the host keeps the time.
     "etc/systemd/system/systemd-timesyncd.service.d/lab.conf": (
@@ -95,6 +96,8 @@ FILES: dict[str, str] = {
         "[Install]\nWantedBy=sysinit.target\n"
     ),
 }
+
+KERNEL = ubuntu.kernel(ubuntu.JAMMY.kernel, ubuntu.JAMMY.codename)
 
 # Upgrades start when a test starts them, not at a time of apt's choosing: everything else about them is real.
 MASKED = ("apt-daily.timer", "apt-daily-upgrade.timer")
@@ -163,8 +166,8 @@ def _customise(vendor: Path, root: Path) -> None:
         shutil.copy(certificate, root / LOCAL_AUTHORITIES.relative_to("/"))
     debs = root / "tmp/lab"
     debs.mkdir()
-    for stub in table.kernel():
-        shutil.copy(vendor / "ubuntu/pool" / stub.pocket / stub.file_name, debs)
+    for stub in KERNEL:
+        shutil.copy(vendor / repository.deb_path(stub), debs)
     done = subprocess.run(["chroot", str(root), "sh", "-c", _FINISH], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise FlexiError("the base image could not be finished:\n" + _tail(done.stdout + done.stderr))
@@ -176,7 +179,7 @@ def _customise(vendor: Path, root: Path) -> None:
 def recipe_hash(sources: tuple[str, str]) -> str:
     """Changes with everything that goes into the image, but for what the archives hold on the day."""
     authorities = [path.read_text() for path in sorted(LOCAL_AUTHORITIES.glob("*.crt"))]
-    recipe = [sources, authorities, PACKAGES, FILES, OS_RELEASE, _FINISH, repository.content_hash(table.kernel())]
+    recipe = [sources, authorities, PACKAGES, FILES, OS_RELEASE, _FINISH, repository.content_hash({"": KERNEL})]
     digest = hashlib.sha256(json.dumps(recipe).encode() + zipapp("kernel", "main()") + Path(__file__).read_bytes())
     return digest.hexdigest()[:16]
 

@@ -27,7 +27,7 @@ from .ollama_sim import archive
 from .progress import Progress, Silent
 from .requirements import require_programs, require_root
 from .topology import ADMIN, CONSUMER, MACHINES, OLLAMA_VERSIONS
-from .vendor import repository, table
+from .vendor import archives, repository
 
 SERVICES_TIMEOUT_S = 30.0
 _CONFIG_LINE = re.compile(r"^(\s*config:\s*)\S+", re.MULTILINE)
@@ -75,9 +75,9 @@ class Lab:
                 with report.step("Take the old lab down"):
                     self._down()
             with report.step("Vendor packages"):
-                rows = table.everything()
+                days = archives.everything()
                 vendor = cache.entry(
-                    "vendor", repository.content_hash(rows), lambda path: repository.build_repositories(rows, path)
+                    "vendor", repository.content_hash(days), lambda path: repository.build_repositories(days, path)
                 )
                 held = [cache.hold(vendor)]
             with report.step("Base image"):
@@ -131,7 +131,8 @@ class Lab:
     def _publish(self, vendor: Path, ollama_archive: Path | None) -> None:
         """Lay out what the HTTP server shows; a server that shows something else is ended."""
         www = self.directory / services.WWW
-        wanted = {www / part: vendor / part for part in ("ubuntu", "cuda")}
+        wanted = {www / "cuda": vendor / "cuda", www / "snapshots": vendor / repository.ARCHIVES}
+        wanted |= _archive(www, vendor, self.shown_archive() or archives.TODAY)
         for version in OLLAMA_VERSIONS:
             wanted |= _release(www / "ollama" / f"v{version}", version, ollama_archive)
         if {link: link.readlink() for link in services.published(www)} == wanted:
@@ -141,6 +142,31 @@ class Lab:
         for link, target in wanted.items():
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(target)
+
+    def archive(self, name: str) -> None:
+        """Let the distributions' archives be as on another day (`archives.ARCHIVES`); machines that run see it with
+        their next `apt-get update`. Each day's archives also stay at `/snapshots/<name>/<distribution>`.
+
+        InputError for a day that there is none of, FlexiError where the lab is not up.
+        """
+        if name not in archives.ARCHIVES:
+            raise InputError(f"the lab has no archive '{name}'; it has {', '.join(archives.ARCHIVES)}")
+        require_root()
+        with self._locked():
+            www = self.directory / services.WWW
+            if self.shown_archive() is None:
+                raise FlexiError(f"the lab '{self.name}' is not up: ./flexi lab up")
+            vendor = (www / "snapshots").readlink().parent
+            for link, target in _archive(www, vendor, name).items():
+                draft = link.with_name(f".{link.name}")
+                draft.unlink(missing_ok=True)
+                draft.symlink_to(target)
+                draft.replace(link)
+
+    def shown_archive(self) -> str | None:
+        """Which day's archives the lab's distributions show; None where the lab is not up."""
+        link = self.directory / services.WWW / repository.UBUNTU.name
+        return link.readlink().parent.name if link.is_symlink() else None
 
     @property
     def _services(self) -> processes.Process | None:
@@ -252,6 +278,12 @@ class Lab:
             draft.rename(path)
         else:
             path.unlink()
+
+
+def _archive(www: Path, vendor: Path, name: str) -> dict[Path, Path]:
+    """Links that show the distributions' archives of the day `name`."""
+    day = vendor / repository.ARCHIVES / name
+    return {www / distribution.name: day / distribution.name for distribution in repository.DISTRIBUTIONS}
 
 
 def _release(directory: Path, version: str, real_archive: Path | None) -> dict[Path, Path]:

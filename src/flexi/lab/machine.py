@@ -21,11 +21,12 @@ from flexi.errors import FlexiError, InputError
 from . import cgroups, image, network, processes, ssh
 from .naming import Naming
 from .supervisor import AGAIN_FILE, PID_FILE, POWER_PID_FILE, SPEC_FILE, Spec
-from .topology import SERVICES_ADDRESS, MachineSpec
+from .topology import SERVICES_ADDRESS, MachineSpec, replacement
 from .vendor import repository
 
 ADMIN_UID = 1000
 BOOT_TIMEOUT_S = 60.0
+HARDWARE_FILE = "/etc/flexi-lab/gpus.json"
 FAULTS_FILE = "/etc/flexi-lab/faults.json"
 USERLAND_FILE = "/usr/lib/flexi-lab/userland.json"
 LOOPBACK_RESOLVERS = ("127.", "::1")
@@ -92,7 +93,7 @@ class Machine:
             "etc/resolv.conf": resolver_configuration(),
             # Empty would mean "first boot", with presets for every unit; a new one for each machine all the same.
             "etc/machine-id": f"{secrets.token_hex(16)}\n",
-            "etc/flexi-lab/gpus.json": json.dumps(self.spec.gpus, indent=1) + "\n",
+            HARDWARE_FILE.lstrip("/"): json.dumps(self.spec.gpus, indent=1) + "\n",
             "home/admin/.ssh/authorized_keys": f"{admin_key}\n",
         }
         for name, text in files.items():
@@ -101,10 +102,11 @@ class Machine:
             path.write_text(text, encoding="utf-8")
         keyring = upper / "usr/share/keyrings/lab-ubuntu.gpg"
         keyring.parent.mkdir(parents=True)
-        shutil.copyfile(vendor / repository.KEYRING, keyring)
+        shutil.copyfile(vendor / repository.UBUNTU.keyring, keyring)
         lists = upper / "var/lib/apt/lists"
         lists.mkdir(parents=True)
-        repository.copy_indexes(vendor, SERVICES_ADDRESS, lists)
+        ubuntu = repository.UBUNTU
+        repository.copy_indexes(vendor, ubuntu, ubuntu.suites, f"{SERVICES_ADDRESS}/{ubuntu.name}", lists)
         ssh.make_key(upper / "etc/ssh/ssh_host_ed25519_key", f"root@{self.name}")
         # Directories of the upper layer replace the base's: same owner and mode. World-readable but for keys.
         for path in [upper, *upper.rglob("*")]:
@@ -242,7 +244,10 @@ class Machine:
 
     def gpu(self, index: int) -> str:
         """UUID of the GPU with this index; InputError where the machine has no such GPU."""
-        for card in self.spec.gpus:
+        hardware = self.directory / "upper" / HARDWARE_FILE.lstrip("/")
+        # A card may have been replaced since the machine was made.
+        cards = json.loads(hardware.read_text(encoding="utf-8")) if hardware.exists() else self.spec.gpus
+        for card in cards:
             if card["index"] == index:
                 return str(card["uuid"])
         raise InputError(f"{self.name} has no GPU {index}; it has {self.spec.gpu_count} GPUs, counted from 0")
@@ -273,6 +278,25 @@ class Machine:
         version = json.dumps({"version": MISMATCHED_VERSION})
         keep = f"[ -e {USERLAND_FILE}.true ] || cp {USERLAND_FILE} {USERLAND_FILE}.true"
         self.enter("sh", "-c", f"{keep}; cat >{USERLAND_FILE}", text=version)
+
+    def replace_gpu(self, index: int, power_off: bool = True) -> str:
+        """Put another card of the same model into the place of a GPU; the new card's UUID.
+
+        The machine is switched off for it and boots with the new card. Without `power_off` the card is another one
+        at once, which no real server can do: for tests of what asks for UUIDs. A replacement cannot be taken back.
+        """
+        old = self.gpu(index)
+        new = replacement(old)
+        if power_off:
+            self.kill()
+            hardware = self.directory / "upper" / HARDWARE_FILE.lstrip("/")
+            hardware.write_text(hardware.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+            self.start()
+            self.wait_until_reachable()
+        else:
+            here = f"{HARDWARE_FILE} /run/flexi-lab/kernel.json $(find /run/flexi-lab/proc-driver -type f)"
+            self.enter("sh", "-c", f"for f in {here}; do [ ! -e $f ] || sed -i s/{old}/{new}/ $f; done")
+        return new
 
     def clear_faults(self) -> None:
         """Everything right again, without a reboot. A GPU that was lost at the last boot needs one all the same."""

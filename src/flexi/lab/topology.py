@@ -17,8 +17,8 @@ SERVICES_ADDRESS = f"{NETWORK}.{SERVICES}"
 HTTP_PORT = 80
 REGISTRY_PORT = 5000
 
-OLLAMA_VERSIONS = ("0.24.0", "0.23.4")
-"""Releases that the lab's mirror offers."""
+OLLAMA_VERSIONS = ("0.24.0", "0.23.4", "0.32.15")
+"""Releases that the lab's mirror offers: the last one for driver 535, the one before it, and one that needs 550."""
 
 ADMIN = "admin"
 """The ordinary user with sudo that everything is deployed as."""
@@ -26,6 +26,11 @@ CONSUMER = "lab"
 """The consumer whose API key `flexi lab env` prints."""
 
 _GPU_NAMESPACE = uuid.UUID("6f1e9a8e-6f3c-5c0e-9d0d-0d8f3a0a5000")
+
+
+def replacement(gpu: str) -> str:
+    """UUID of the card that takes the place of the one with the UUID `gpu`."""
+    return f"GPU-{uuid.uuid5(_GPU_NAMESPACE, gpu)}"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,9 @@ changes the files that the next boot loads from, not what runs, exactly as with 
     usr/lib/flexi-lab/kernels/<release>              an installed kernel (linux-image-<release>)
     usr/lib/flexi-lab/modules/<release>/<branch>.json  NVIDIA modules built for it (linux-modules-nvidia-*)
     usr/lib/flexi-lab/kernel-common.json             the branch that modprobe is told to load (nvidia-kernel-common-*)
+
+What it leaves for programs that know nothing of a simulation: the kernel that would have been booted in
+/proc/sys/kernel/osrelease, its modules in /sys/module and, where this computer's kernel has that file, /proc/modules.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import re
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,12 @@ NVIDIA_MAJOR = 195
 UVM_MAJOR = 510
 """Dynamic on real machines; any number without a driver behind it does here."""
 EVERYONE = 0o666
+
+MODPROBE_D = ("etc/modprobe.d", "run/modprobe.d", "usr/local/lib/modprobe.d", "lib/modprobe.d")
+"""Where modprobe looks (`man 5 modprobe.d`)."""
+NVIDIA_MODULES = ("nvidia", "nvidia_modeset", "nvidia_uvm")
+OSRELEASE = "run/flexi-lab/osrelease"
+MODULES = "run/flexi-lab/modules"
 
 MakeNode = Callable[[Path, int, int], None]
 
@@ -49,6 +58,14 @@ def loadable_version(root: Path) -> str | None:
     return max(built, key=_version_key, default=None)
 
 
+def nouveau_binds(root: Path) -> bool:
+    """Whether nouveau takes the cards: it does where there are some and no file for modprobe forbids it."""
+    if not Driver(root).hardware():
+        return False
+    files = [path for directory in MODPROBE_D for path in sorted((root / directory).glob("*.conf"))]
+    return not any(re.search(r"^\s*blacklist\s+nouveau\b", path.read_text(), re.MULTILINE) for path in files)
+
+
 def make_node(path: Path, major: int, minor: int) -> None:
     """A character device that everyone may open."""
     path.unlink(missing_ok=True)
@@ -57,11 +74,16 @@ def make_node(path: Path, major: int, minor: int) -> None:
 
 
 def load(root: Path, node: MakeNode = make_node) -> str | None:
-    """Load the driver as this boot finds it; its version, or None where no modules fit the kernel."""
+    """Load the driver as this boot finds it; its version, or None where no modules fit the kernel or nouveau has
+    taken the cards."""
     held = root / "dev/shm/flexi-lab"
     held.mkdir(parents=True, exist_ok=True)
     held.chmod(0o1777)
-    version = loadable_version(root)
+    version = None if nouveau_binds(root) else loadable_version(root)
+    modules = NVIDIA_MODULES if version else ("nouveau",) if nouveau_binds(root) else ()
+    (root / MODULES).parent.mkdir(parents=True, exist_ok=True)
+    (root / MODULES).write_text(_proc_modules(modules))
+    (root / OSRELEASE).write_text(f"{installed_kernel(root)}\n")
     if version is None:
         return None
     driver = Driver(root)
@@ -84,9 +106,11 @@ def load(root: Path, node: MakeNode = make_node) -> str | None:
 
 
 def main() -> int:
-    version = load(Path("/"))
+    root = Path("/")
+    version = load(root)
+    show(root, version)
     if version is None:
-        print("no NVIDIA modules for the installed kernel", file=sys.stderr)
+        print("no NVIDIA modules for the installed kernel, or nouveau has the cards", file=sys.stderr)
         return 0
     print(f"NVRM: loading NVIDIA UNIX x86_64 Kernel Module  {version}")
     subprocess.run(["mount", "--bind", "/run/flexi-lab/proc-driver", "/proc/driver"], check=True)
@@ -94,6 +118,36 @@ def main() -> int:
     if Path("/lib/systemd/system/nvidia-persistenced.service").exists():
         subprocess.run(["systemctl", "start", "--no-block", "nvidia-persistenced.service"], check=False)
     return 0
+
+
+def show(root: Path, version: str | None) -> None:
+    """Put the simulated kernel's name and modules in the place of this computer's."""
+    names = [line.split()[0] for line in (root / MODULES).read_text().splitlines()]
+    subprocess.run(["mount", "--bind", root / OSRELEASE, "/proc/sys/kernel/osrelease"], check=True)
+    # A kernel that is built without modules has no such file, and none can be made in /proc.
+    if Path("/proc/modules").exists():
+        subprocess.run(["mount", "--bind", root / MODULES, "/proc/modules"], check=True)
+    # systemd-nspawn makes /sys a small file system of its own, without `module`.
+    subprocess.run(["mount", "-o", "remount,rw", "/sys"], check=True)
+    sys_module = Path("/sys/module")
+    sys_module.mkdir(exist_ok=True)
+    for name in names:
+        module = sys_module / name
+        module.mkdir()
+        (module / "initstate").write_text("live\n")
+        if name.startswith("nvidia"):
+            (module / "version").write_text(f"{version}\n")
+    subprocess.run(["mount", "-o", "remount,ro", "/sys"], check=True)
+
+
+def _proc_modules(names: Sequence[str]) -> str:
+    """Lines as in /proc/modules (`man 5 proc`): size, users, who they are, state, address; sizes are made up."""
+    users = {name: [other for other in names if other.startswith(f"{name}_")] for name in names}
+    return "".join(
+        f"{name} 1048576 {len(users[name])} {''.join(f'{user},' for user in users[name]) or '-'} Live "
+        f"0x0000000000000000{' (POE)' if name.startswith('nvidia') else ''}\n"
+        for name in reversed(names)
+    )
 
 
 def _version_key(text: str) -> list[int]:

@@ -1,9 +1,13 @@
-"""Signed apt repositories of the stub packages, built once for each content of the table.
+"""Signed apt repositories of the stub packages, built once for each content of the tables.
 
-Needs dpkg-deb, apt-ftparchive and gpg. Layout of the result, as the services namespace serves it:
+Needs dpkg-deb, apt-ftparchive and gpg. Layout of the result:
 
-    ubuntu/dists/<pocket>/…, ubuntu/pool/…, ubuntu/keyring.gpg
-    cuda/ubuntu2204/x86_64/{Packages,Release,InRelease,Release.gpg,3bf863cc.pub,*.deb}
+    archives/<name>/<distribution>/dists/<suite>/…     that day's indexes
+    archives/<name>/<distribution>/pool -> …           every day's packages
+    cuda/<platform>/x86_64/{Packages,Release,InRelease,Release.gpg,3bf863cc.pub,*.deb}
+    keys/<distribution>.gpg
+
+The same keys sign all days, so that a machine which runs follows its archive from one to the next.
 """
 
 from __future__ import annotations
@@ -14,70 +18,147 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
+from .archives import TODAY
 from .stub import EPOCH, Stub, build
 
-POCKETS = ("jammy", "jammy-security")
-CUDA_PATH = "cuda/ubuntu2204/x86_64"
+ARCHIVES = "archives"
+PACKAGES = "packages"
 CUDA_KEY = "3bf863cc.pub"
-KEYRING = "ubuntu/keyring.gpg"
 
 
-def content_hash(stubs: Iterable[Stub]) -> str:
+@dataclass(frozen=True)
+class Distribution:
+    """A vendor's archive of releases. `suites` maps each to the codename and version that its Release file says."""
+
+    name: str
+    origin: str
+    components: tuple[str, ...]
+    suites: Mapping[str, tuple[str, str]]
+
+    @property
+    def keyring(self) -> str:
+        return f"keys/{self.name}.gpg"
+
+
+UBUNTU = Distribution(
+    "ubuntu",
+    "Ubuntu",
+    ("main", "restricted", "universe", "multiverse"),
+    {"jammy": ("jammy", "22.04"), "jammy-security": ("jammy", "22.04")},
+)
+DISTRIBUTIONS = (UBUNTU,)
+
+
+def cuda_path(platform: str) -> str:
+    """Where NVIDIA's repository for a platform (`ubuntu2204`) is, as on developer.download.nvidia.com."""
+    return f"cuda/{platform}/x86_64"
+
+
+def content_hash(days: Mapping[str, Iterable[Stub]]) -> str:
     """Changes with everything that is in the repositories, and with the code that builds them."""
     digest = hashlib.sha256(Path(__file__).read_bytes())
-    for stub in stubs:
-        digest.update(repr((stub.pocket, stub.control(), sorted(stub.scripts.items()))).encode())
-        for name, file in sorted(stub.files.items()):
-            digest.update(repr((name, file.mode)).encode() + hashlib.sha256(file.content).digest())
+    for day, stubs in days.items():
+        digest.update(day.encode())
+        for stub in stubs:
+            digest.update(repr((stub.pocket, stub.control(), sorted(stub.scripts.items()))).encode())
+            for name, file in sorted(stub.files.items()):
+                digest.update(repr((name, file.mode)).encode() + hashlib.sha256(file.content).digest())
     return digest.hexdigest()[:16]
 
 
-def build_repositories(stubs: Iterable[Stub], target: Path) -> None:
-    """Write both repositories below `target`, signed by keys that are thrown away afterwards."""
+def build_repositories(days: Mapping[str, Sequence[Stub]], target: Path) -> None:
+    """Write the archives of all `days` below `target`, signed by keys that are thrown away afterwards.
+
+    What NVIDIA's repositories hold must be the same on every day.
+    """
+    suites = {suite for distribution in DISTRIBUTIONS for suite in distribution.suites}
+    every = _different(stub for stubs in days.values() for stub in stubs)
     with tempfile.TemporaryDirectory(dir=target) as scratch:
-        rows = list(stubs)
-        cuda = target / CUDA_PATH
-        for directory in (cuda, *(target / "ubuntu/pool" / pocket for pocket in POCKETS)):
-            directory.mkdir(parents=True)
-        for number, stub in enumerate(rows):
-            build(stub, Path(scratch) / str(number), _directory(target, stub))
-        ubuntu_key = _Key(Path(scratch) / "ubuntu-key", "Ubuntu archive (flexi lab)")
-        for pocket in POCKETS:
-            _ubuntu_pocket(target / "ubuntu", pocket, ubuntu_key)
-        (target / KEYRING).write_bytes(ubuntu_key.public(armour=False))
-        cuda_key = _Key(Path(scratch) / "cuda-key", "cudatools (flexi lab)")
-        _index(cuda, cuda, ".")
-        _release(cuda, {"Origin": "NVIDIA", "Label": "NVIDIA CUDA"}, cuda_key)
-        (cuda / CUDA_KEY).write_bytes(cuda_key.public(armour=True))
+        for directory in {str(Path(path).parent) for path in every}:
+            (target / directory).mkdir(parents=True)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            places = (Path(scratch) / str(number) for number in range(len(every)))
+            list(pool.map(build, every.values(), places, (target / path for path in every)))
+        (target / "keys").mkdir()
+        for distribution in DISTRIBUTIONS:
+            key = _Key(Path(scratch) / f"{distribution.name}-key", f"{distribution.origin} archive (flexi lab)")
+            index = _paragraphs(target / PACKAGES / distribution.name, "pool")
+            for day, stubs in days.items():
+                root = target / ARCHIVES / day / distribution.name
+                root.mkdir(parents=True)
+                (root / "pool").symlink_to(Path("../../..") / PACKAGES / distribution.name / "pool")
+                for suite in distribution.suites:
+                    _suite(distribution, suite, [s for s in stubs if s.pocket == suite], index, root, key)
+            (target / distribution.keyring).write_bytes(key.public(armour=False))
+        key = _Key(Path(scratch) / "cuda-key", "cudatools (flexi lab)")
+        flat = [target / cuda_path(name) for name in sorted({stub.pocket for stub in every.values()} - suites)]
+        for where in flat:
+            _write_index(where, b"".join(_paragraphs(where, ".").values()))
+            _release(where, {"Origin": "NVIDIA", "Label": "NVIDIA CUDA"}, key)
+        public = key.public(armour=True)
+        for where in flat:
+            (where / CUDA_KEY).write_bytes(public)
 
 
-def _directory(target: Path, stub: Stub) -> Path:
-    return target / (CUDA_PATH if stub.pocket == "cuda" else f"ubuntu/pool/{stub.pocket}")
+def deb_path(stub: Stub) -> str:
+    """Where the package lies in the repositories, once for all days."""
+    for distribution in DISTRIBUTIONS:
+        if stub.pocket in distribution.suites:
+            return f"{PACKAGES}/{distribution.name}/pool/{stub.pocket}/{stub.file_name}"
+    return f"{cuda_path(stub.pocket)}/{stub.file_name}"
 
 
-def _ubuntu_pocket(root: Path, pocket: str, key: _Key) -> None:
-    dist = root / "dists" / pocket
-    index = dist / "main/binary-amd64"
-    index.mkdir(parents=True)
-    _index(root, index, f"pool/{pocket}")
+def _different(stubs: Iterable[Stub]) -> dict[str, Stub]:
+    """Each package once, by its place; ValueError where two that differ have one."""
+    found: dict[str, Stub] = {}
+    for stub in stubs:
+        path = deb_path(stub)
+        if found.setdefault(path, stub) != stub:
+            raise ValueError(f"two different packages are called {path}")
+    return found
+
+
+def _suite(
+    distribution: Distribution, suite: str, stubs: Sequence[Stub], index: Mapping[str, bytes], root: Path, key: _Key
+) -> None:
+    dist = root / "dists" / suite
+    for component in distribution.components:
+        directory = dist / component / "binary-amd64"
+        directory.mkdir(parents=True)
+        names = [f"pool/{suite}/{stub.file_name}" for stub in stubs if stub.component == component]
+        _write_index(directory, b"".join(index[name] for name in sorted(names)))
+    codename, version = distribution.suites[suite]
     fields = {
-        "Origin": "Ubuntu",
-        "Label": "Ubuntu",
-        "Suite": pocket,
-        "Codename": "jammy",
-        "Version": "22.04",
+        "Origin": distribution.origin,
+        "Label": distribution.origin,
+        "Suite": suite,
+        "Codename": codename,
+        "Version": version,
         "Architectures": "amd64",
-        "Components": "main",
+        "Components": " ".join(distribution.components),
     }
     _release(dist, fields, key)
 
 
-def _index(root: Path, where: Path, packages: str) -> None:
-    """Packages and Packages.gz in `where`; file names in it are relative to `root`."""
+def _paragraphs(root: Path, packages: str) -> dict[str, bytes]:
+    """What an index says of each package below `root`/`packages`, by the file name that it gives."""
     text = subprocess.run(["apt-ftparchive", "packages", packages], cwd=root, stdout=subprocess.PIPE, check=True).stdout
+    return dict(_named(text))
+
+
+def _named(text: bytes) -> Iterator[tuple[str, bytes]]:
+    for paragraph in text.split(b"\n\n"):
+        for line in paragraph.splitlines():
+            if line.startswith(b"Filename: "):
+                yield line.removeprefix(b"Filename: ").decode(), paragraph.strip(b"\n") + b"\n\n"
+
+
+def _write_index(where: Path, text: bytes) -> None:
     (where / "Packages").write_bytes(text)
     (where / "Packages.gz").write_bytes(gzip.compress(text, mtime=0))
 
@@ -108,6 +189,7 @@ class _Key:
         self._gpg("--armor", how, "--output", str(target), str(source))
 
     def public(self, armour: bool) -> bytes:
+        """The public key, once nothing is left to sign."""
         exported = self._gpg(*(["--armor"] if armour else []), "--export")
         # gpg's agent would stay behind for good.
         subprocess.run(["gpgconf", "--homedir", str(self._home), "--kill", "all"], check=True)
@@ -118,10 +200,13 @@ class _Key:
         return subprocess.run(command, capture_output=True, check=True).stdout
 
 
-def copy_indexes(repositories: Path, address: str, lists: Path) -> None:
-    """Put the Ubuntu indexes into a machine's apt lists, named as `apt-get update` from `address` would."""
-    for pocket in POCKETS:
-        dist = repositories / "ubuntu/dists" / pocket
-        prefix = f"{address}_ubuntu_dists_{pocket}_"
-        shutil.copyfile(dist / "InRelease", lists / f"{prefix}InRelease")
-        shutil.copyfile(dist / "main/binary-amd64/Packages", lists / f"{prefix}main_binary-amd64_Packages")
+def copy_indexes(repositories: Path, distribution: Distribution, suites: Iterable[str], base: str, lists: Path) -> None:
+    """Put today's indexes into a machine's apt lists, named as `apt-get update` would, which writes the address
+    `base` (without `http://`) with underscores."""
+    prefix = base.replace("/", "_")
+    for suite in suites:
+        dist = repositories / ARCHIVES / TODAY / distribution.name / "dists" / suite
+        shutil.copyfile(dist / "InRelease", lists / f"{prefix}_dists_{suite}_InRelease")
+        for component in distribution.components:
+            packages = dist / component / "binary-amd64/Packages"
+            shutil.copyfile(packages, lists / f"{prefix}_dists_{suite}_{component}_binary-amd64_Packages")

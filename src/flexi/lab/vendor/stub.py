@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Mapping
@@ -25,16 +26,21 @@ class Stub:
     name: str
     version: str
     pocket: str
-    """Where it stands: `jammy`, `jammy-security`, or `cuda` for NVIDIA's flat repository."""
+    """Where it stands: a suite (`jammy`, `jammy-security`), or one of NVIDIA's flat repositories (`ubuntu2204`)."""
     depends: tuple[str, ...] = ()
     provides: tuple[str, ...] = ()
     conflicts: tuple[str, ...] = ()
     alone: tuple[str, ...] = ()
     """Names of which only one package can be installed: it provides, conflicts with and replaces each."""
     section: str = "restricted/misc"
+    """Before the stroke stands the component; without one it is `main`."""
     files: Mapping[str, File] = field(default_factory=dict)
     scripts: Mapping[str, str] = field(default_factory=dict)
     """Maintainer scripts by name (`postinst`, `prerm`), without the first line."""
+
+    @property
+    def component(self) -> str:
+        return self.section.rpartition("/")[0] or "main"
 
     @property
     def file_name(self) -> str:
@@ -61,8 +67,33 @@ class Stub:
         ) + ("\n vendor's package and nothing of its content.\n")
 
 
-def build(stub: Stub, work: Path, target: Path) -> Path:
-    """Build the package into `target`, using the empty directory `work`; returns its path."""
+def marker(path: str, **content: str) -> dict[str, File]:
+    """A file for the simulated driver (see `gpu_sim/kernel.py`)."""
+    return {f"usr/lib/flexi-lab/{path}": File((json.dumps(content) + "\n").encode())}
+
+
+def kernel_image(
+    name: str, release: str, version: str, pocket: str, section: str, depends: tuple[str, ...] = ()
+) -> Stub:
+    """A kernel that the simulated driver can boot, with the hooks that a real one runs when it is installed or goes
+    (debian/templates/image.postinst.in in the kernel's source)."""
+    hooks = (
+        'version={release}; directory=/etc/kernel/{step}.d; if [ -d $directory ]; then DEB_MAINT_PARAMS="$*" '
+        "run-parts --report --exit-on-error --arg=$version --arg=/boot/vmlinuz-$version $directory; fi"
+    )
+    return Stub(
+        name,
+        version,
+        pocket,
+        ("kmod", *depends),
+        section=section,
+        files=marker(f"kernels/{release}", version=version),
+        scripts={step: hooks.format(release=release, step=step) for step in ("postinst", "postrm")},
+    )
+
+
+def build(stub: Stub, work: Path, deb: Path) -> None:
+    """Build the package as the file `deb`, using the directory `work`, which is made."""
     control = work / "DEBIAN"
     control.mkdir(parents=True)
     (control / "control").write_text(stub.control(), encoding="utf-8")
@@ -76,11 +107,9 @@ def build(stub: Stub, work: Path, target: Path) -> Path:
         path.chmod(file.mode)
     for directory in (path for path in [work, *work.rglob("*")] if path.is_dir()):
         directory.chmod(0o755)
-    deb = target / stub.file_name
     subprocess.run(
         ["dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "--build", str(work), str(deb)],
         env=os.environ | {"SOURCE_DATE_EPOCH": EPOCH},
         stdout=subprocess.DEVNULL,
         check=True,
     )
-    return deb
