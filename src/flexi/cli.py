@@ -9,8 +9,9 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from flexi import deploying, keys, status, testing, verifying
+from flexi import deploying, doctor, keys, status, testing, verifying
 from flexi.bench import lab as lab_bench
+from flexi.doctor import show as doctor_show
 from flexi.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, FlexiError
 from flexi.lab import commands as lab_commands
 from flexi.paths import INVENTORY
@@ -126,6 +127,22 @@ def verify(site: str, as_json: bool) -> None:
     else:
         verifying.show(health, out())
     sys.exit(health.exit_status)
+
+
+@cli.command("doctor")
+@site_argument
+@click.option("--host", "hosts", multiple=True, metavar="HOST", help="Only this host (may be repeated).")
+@json_option
+def run_doctor(site: str, hosts: tuple[str, ...], as_json: bool) -> None:
+    """Say what is wrong on the hosts, what it means for users, and what mends it. Changes nothing."""
+    _, what = load(site)
+    progress = Console(stderr=True, highlight=False)
+    examination = doctor.examine(site, what, hosts, progress)
+    if as_json:
+        print_json(doctor_show.as_json(examination))
+    else:
+        doctor_show.show(examination, out())
+    sys.exit(examination.exit_status)
 
 
 @cli.command("status")

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pyinfra.api import FactBase, StringCommand
 from pyinfra.api.command import QuoteString
 
+from flexi.truth import PROBE, HostTruth, parse
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -234,3 +236,13 @@ class NftTable(FactBase[bool]):
 
     def process(self, output: list[str]) -> bool:
         return "yes" in output
+
+
+class HostFacts(FactBase[HostTruth]):
+    """Everything that is true on the host, by one look that changes nothing."""
+
+    def command(self) -> StringCommand:
+        return StringCommand("sh", "-c", QuoteString(PROBE))
+
+    def process(self, output: list[str]) -> HostTruth:
+        return parse("\n".join(output))

@@ -69,11 +69,9 @@ def ssh_options(ssh: SshPlan, connect_timeout_s: int = 10) -> list[str]:
     return options
 
 
-def _ssh(argv: list[str], timeout_s: float | None = None) -> subprocess.CompletedProcess[str]:
+def _ssh(argv: list[str], timeout_s: float | None = None, stdin: str = "") -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s, check=False
-        )
+        return subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False)
     except FileNotFoundError as error:
         raise FlexiError("OpenSSH's client is missing on this machine: apt-get install openssh-client") from error
 
@@ -88,13 +86,16 @@ def direct_address(ssh: SshPlan) -> str | None:
     return values.get("hostname", ssh.address)
 
 
-def run(host: HostPlan, command: str, timeout_s: float = 30) -> Answer:
-    """Run a shell command on the host as the site's SSH user. Status 255 where the host cannot be reached."""
+def run(host: HostPlan, command: str, timeout_s: float = 30, stdin: str = "") -> Answer:
+    """Run a shell command on the host as the site's SSH user. Status 255 where the host cannot be reached, or gives no
+    whole answer in time: `stdout` is then what came until the end."""
     argv = ["ssh", *ssh_options(host.ssh), "-p", str(host.ssh.port), f"{host.ssh.user}@{host.ssh.address}", command]
     try:
-        done = _ssh(argv, timeout_s)
-    except subprocess.TimeoutExpired:
-        return Answer(UNREACHABLE, "", f"no answer within {timeout_s:.0f} s")
+        done = _ssh(argv, timeout_s, stdin)
+    except subprocess.TimeoutExpired as late:
+        # Bytes even in text mode (bpo-43423).
+        so_far = late.stdout.decode(errors="replace") if isinstance(late.stdout, bytes) else late.stdout or ""
+        return Answer(UNREACHABLE, so_far, f"no answer within {timeout_s:.0f} s")
     return Answer(done.returncode, done.stdout, done.stderr.strip())
 
 

@@ -8,32 +8,14 @@ from collections.abc import Iterable
 import pytest
 from testinfra.host import Host
 
-from flexi.plan.model import HostPlan
-
-MAX_CLOCK_OFFSET_S = 5
-"""Far below the five minutes at which Kerberos and signed tokens fail, far above what a slow SSH answer explains."""
-MAX_DISK_USE_PERCENT = 90
-
-
-TIME_DAEMONS = (
-    "systemd-timesyncd.service",
-    "chrony.service",
-    "chronyd.service",
-    "ntpsec.service",
-    "ntp.service",
+from flexi.expectations import (
+    MAX_CLOCK_OFFSET_S,
+    MAX_DISK_USE_PERCENT,
+    STARTS_BY_ITSELF,
+    TIME_DAEMONS,
+    units,
 )
-STARTS_BY_ITSELF = ("enabled", "enabled-runtime", "static")
-
-
-def units(host_plan: HostPlan) -> list[str]:
-    names = ["flexi-firewall.service"]
-    if host_plan.driver:
-        names.append("nvidia-persistenced.service")
-    if host_plan.ollama:
-        names += [instance.unit for instance in host_plan.ollama.instances] + ["flexi-agent.service"]
-    if "gateway" in host_plan.roles:
-        names += ["haproxy.service", "flexi-catalogue.service"]
-    return names
+from flexi.plan.model import HostPlan
 
 
 def test_reachable(target: Host) -> None:

@@ -1,0 +1,31 @@
+"""What every host is held to, besides its plan: for the health checks and the doctor alike."""
+
+from __future__ import annotations
+
+from flexi.plan.model import HostPlan
+
+MAX_CLOCK_OFFSET_S = 5
+"""Far below the five minutes at which Kerberos and signed tokens fail, far above what a slow SSH answer explains."""
+MAX_DISK_USE_PERCENT = 90
+
+TIME_DAEMONS = (
+    "systemd-timesyncd.service",
+    "chrony.service",
+    "chronyd.service",
+    "ntpsec.service",
+    "ntp.service",
+)
+STARTS_BY_ITSELF = ("enabled", "enabled-runtime", "static")
+"""What `UnitFileState` may be of a unit that has to come back after a reboot (`man systemctl`, is-enabled)."""
+
+
+def units(host_plan: HostPlan) -> list[str]:
+    """Services that run on the host and come back after a reboot."""
+    names = ["flexi-firewall.service"]
+    if host_plan.driver:
+        names.append("nvidia-persistenced.service")
+    if host_plan.ollama:
+        names += [instance.unit for instance in host_plan.ollama.instances] + ["flexi-agent.service"]
+    if "gateway" in host_plan.roles:
+        names += ["haproxy.service", "flexi-catalogue.service"]
+    return names
