@@ -5,11 +5,12 @@ from pyinfra.api import deploy
 from pyinfra.operations import files, server
 
 from flexi.operations.applying import applied
-from flexi.operations.packages import installed, time_daemon
-from flexi.operations.retiring import retired
-from flexi.plan.model import HostPlan
+from flexi.operations.packages import installed, signing_key, time_daemon
+from flexi.operations.retiring import retired, sources_retired
+from flexi.plan.model import BasePlan, HostPlan
 
 APT_PROXY = "/etc/apt/apt.conf.d/52flexi-proxy"
+APT_ONLY = "/etc/apt/apt.conf.d/51flexi-sources"
 GATEWAY_MARK = "/etc/haproxy/flexi/models.map"
 SYSCTL = "/etc/sysctl.d/60-flexi.conf"
 TIMESYNCD = "/etc/systemd/timesyncd.conf.d/flexi.conf"
@@ -49,6 +50,7 @@ def install(plan: HostPlan) -> None:
         dest="/etc/needrestart/conf.d/flexi.conf",
         mode="0644",
     )
+    _repositories(base)
     installed(name="Install what the roles rely on", packages=base.packages)
     files.put(name="Set kernel limits for many connections", src="templates/base/sysctl.conf", dest=SYSCTL, mode="0644")
     applied(
@@ -74,6 +76,40 @@ def install(plan: HostPlan) -> None:
         )
     files.directory(name="Make flexi's configuration directory", path="/etc/flexi", mode="0755")
     _retire(plan)
+
+
+def _repositories(base: BasePlan) -> None:
+    """The site's own apt repositories, before anything is installed from them."""
+    installed(name="Install what looks at a repository's key", packages=base.apt_tools)
+    files.directory(name="Make the directory for signing keys", path="/etc/apt/keyrings", mode="0755")
+    for source in host.loop(base.apt_sources):
+        if source.key:
+            files.put(name=f"Write the key {source.keyring}", src=source.key, dest=source.keyring, mode="0644")
+        elif source.key_url:
+            signing_key(
+                name=f"Fetch the key {source.keyring}",
+                url=source.key_url,
+                dest=source.keyring,
+                fingerprint=source.key_fingerprint,
+            )
+        files.template(
+            name=f"Add the repository {source.uri}",
+            src="templates/base/mirror.sources.j2",
+            dest=source.file,
+            mode="0644",
+            source=source,
+        )
+    sources_retired(name="Remove repositories that the site no longer has", keep=base.apt_files)
+    if base.apt_sources_only:
+        files.template(
+            name="Use the site's repositories and no others",
+            src="templates/base/apt-only.conf.j2",
+            dest=APT_ONLY,
+            mode="0644",
+            directory=base.apt_sources_only,
+        )
+    else:
+        files.file(name="Use the host's own repositories too", path=APT_ONLY, present=False)
 
 
 def _retire(plan: HostPlan) -> None:

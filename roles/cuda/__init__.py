@@ -32,7 +32,7 @@ def install(plan: CudaPlan) -> None:
     files.template(
         name="Add NVIDIA's CUDA repository",
         src="templates/cuda/cuda.sources.j2",
-        dest="/etc/apt/sources.list.d/flexi-cuda.sources",
+        dest=plan.sources_file,
         mode="0644",
         repository=plan.repository,
         keyring=KEYRING,

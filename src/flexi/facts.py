@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pyinfra.api import FactBase, StringCommand
 from pyinfra.api.command import QuoteString
 
+from flexi.plan.platforms import APT_SOURCES, APT_SOURCES_ONLY
 from flexi.truth import PROBE, HostTruth, parse
 
 
@@ -158,6 +159,19 @@ class HeldPackages(FactBase[Holds]):
         border = lines.index("=") if "=" in lines else len(lines)
         held = frozenset(line for line in lines[:border] if line)
         return Holds(held, held & frozenset(lines[border + 1 :]))
+
+
+class AptSourceFiles(FactBase[list[str]]):
+    """Paths of the apt sources that flexi wrote, with and without `mirrors.apt_only`."""
+
+    default = list
+
+    def command(self) -> StringCommand:
+        script = f"find {APT_SOURCES} {APT_SOURCES_ONLY} -maxdepth 1 -name 'flexi-*.sources' 2>/dev/null; true"
+        return StringCommand("sh", "-c", QuoteString(script))
+
+    def process(self, output: list[str]) -> list[str]:
+        return sorted(line.strip() for line in output if line.strip())
 
 
 class UnitNames(FactBase[list[str]]):

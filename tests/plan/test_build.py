@@ -401,3 +401,43 @@ def test_a_site_that_was_not_checked_is_refused(make_site: MakeSite) -> None:
     site = make_site()
     with pytest.raises(ValueError, match="llama3:8b does not fit"):
         build_plan(replace(site, gpu_memory_mib={"RTX A5000": 1024}))
+
+
+def test_apt_repositories_go_to_the_hosts_of_their_platform(make_site: MakeSite, tmp_path: Path) -> None:
+    (tmp_path / "m.gpg").write_bytes(b"\x98")
+    sources = """
+mirrors:
+  apt:
+    - {name: house, platform: ubuntu-22.04, uri: "https://m.example.edu/ubuntu", suites: [jammy], key: m.gpg}
+    - {name: past, platform: ubuntu-22.04, uri: "https://s.example.edu/u", suites: [jammy], snapshot: true}
+    - {name: noble, platform: ubuntu-24.04, uri: "https://m.example.edu/ubuntu", suites: [noble],
+       key_url: "https://m.example.edu/k", key_fingerprint: ABABABABABABABABABABABABABABABABABABABAB}
+"""
+    site = make_site(more=sources, host='platform: ubuntu-24.04\n    cuda: "12.2"')
+    plan = build_plan(site)
+    one, two = plan.host("one").base, plan.host("two").base
+    assert [source.file for source in two.apt_sources] == [
+        "/etc/apt/sources.list.d/flexi-house.sources",
+        "/etc/apt/sources.list.d/flexi-past.sources",
+    ]
+    house, past = two.apt_sources
+    assert (house.keyring, house.key) == ("/etc/apt/keyrings/flexi-house.gpg", str(tmp_path / "m.gpg"))
+    assert (past.keyring, past.key) == ("/usr/share/keyrings/ubuntu-archive-keyring.gpg", None)
+    assert (house.check_valid_until, past.check_valid_until) == ("yes", "no")
+    (noble,) = one.apt_sources
+    assert (noble.keyring, noble.key_url) == ("/etc/apt/keyrings/flexi-noble.asc", "https://m.example.edu/k")
+    # gpg must be there before that key can be trusted.
+    assert "gpg" in one.apt_tools
+    assert two.apt_tools == ()
+    cuda = plan.host("one").cuda
+    assert cuda is not None
+    assert one.apt_files == (noble.file, cuda.sources_file)
+
+
+def test_the_only_apt_repositories_stand_where_no_other_is(make_site: MakeSite) -> None:
+    source = '{name: m, platform: ubuntu-22.04, uri: "https://m.example.edu/ubuntu", suites: [jammy]}'
+    plan = build_plan(make_site(more=f"mirrors: {{apt: [{source}], apt_only: true}}", host='cuda: "12.2"'))
+    base = plan.host("one").base
+    assert base.apt_sources_only == "/etc/apt/flexi-sources.d"
+    assert {os.path.dirname(file) for file in base.apt_files} == {base.apt_sources_only}
+    assert len(base.apt_files) == 2

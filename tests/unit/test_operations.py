@@ -20,7 +20,7 @@ from flexi.operations.applying import applied
 from flexi.operations.gateway import health_key
 from flexi.operations.ollama import current_release, render_environment, resolve_gpus
 from flexi.operations.packages import held, installed, obtainable, signing_key, time_daemon, unheld_but
-from flexi.operations.retiring import retired
+from flexi.operations.retiring import retired, sources_retired
 from flexi.operations.system import running_driver, validated_file
 from flexi.plan.model import InstancePlan
 
@@ -185,6 +185,21 @@ def test_a_version_that_is_gone_is_said_before_anything_changes(tmp_path: Path) 
     apt_cache.write_text(apt_cache.read_text().replace("22.04.2", "22.04.1"))
     done = subprocess.run(["sh", "-c", check], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False)
     assert done.returncode == 0
+
+
+def test_another_build_of_a_package_does_not_count_as_the_wanted_one() -> None:
+    """What an upgrade of an earlier night left: the name is right, the package empty."""
+    wanted = {"package": "nvidia-utils-535-server", "version": "535.309.01-0ubuntu0.22.04.1"}
+    line = "ii  nvidia-utils-535-server  535.309.01-0ubuntu0.22.04.{}  amd64  tool"
+    assert Fake({"dpkg -l": [line.format(2)]}).run(obtainable, **wanted)[0]
+    assert not Fake({"dpkg -l": [line.format(1)]}).run(obtainable, **wanted)[0]
+
+
+def test_a_repository_that_the_site_no_longer_has_goes() -> None:
+    found = ["/etc/apt/sources.list.d/flexi-cuda.sources", "/etc/apt/sources.list.d/flexi-old.sources"]
+    _, commands = Fake({"-maxdepth 1": found}).run(sources_retired, keep=found[:1])
+    assert commands[-1] == "rm -f /etc/apt/sources.list.d/flexi-old.sources"
+    assert not Fake({"-maxdepth 1": found}).run(sources_retired, keep=found)[0]
 
 
 def test_what_the_plan_no_longer_has_is_stopped() -> None:

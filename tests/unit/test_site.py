@@ -452,3 +452,79 @@ def test_a_password_in_an_address_is_refused_and_not_repeated(line: str, tmp_pat
     assert "hunter2" not in repr([vars(finding) for finding in error.findings])
     if "https: 'http://" in line:
         assert "user name or a password" in str(error)
+
+
+def apt_source(more: str = "", **changed: str) -> str:
+    """A site file with one apt repository, its keys changed or removed (empty value)."""
+    given = {
+        "name": "snap",
+        "platform": "ubuntu-22.04",
+        "uri": "https://m.example.edu/ubuntu",
+        "suites": "[jammy-security]",
+        **changed,
+    }
+    source = ", ".join(f"{key}: {value}" for key, value in given.items() if value)
+    return GOOD.replace("  name: test\n", f"  name: test\nmirrors: {{apt: [{{{source}}}]{more}}}\n")
+
+
+def test_an_apt_repository_of_the_sites_own(tmp_path: Path) -> None:
+    (tmp_path / "mirror.asc").write_text("-----BEGIN PGP PUBLIC KEY BLOCK-----\n\n")
+    (tmp_path / "mirror.gpg").write_bytes(b"\x98\x33\x04")
+    for key in ("mirror.asc", "mirror.gpg", str(tmp_path / "mirror.asc"), ""):
+        (source,) = load_site(write(tmp_path, apt_source(key=key))).content.mirrors.apt
+        assert (source.components, source.snapshot) == (("main",), False)
+    load_site(write(tmp_path, apt_source(uri="file:/srv/mirror", suites="[jammy, stable/updates]")))
+    load_site(write(tmp_path, apt_source(key_url="https://m.example.edu/k.asc", key_fingerprint="AB" * 20)))
+    load_site(write(tmp_path, apt_source(", apt_only: true")))
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "words"),
+    [
+        (apt_source(name="''"), "mirrors.apt[0].name", "is no short name"),
+        (apt_source(name="../x"), "mirrors.apt[0].name", "is no short name"),
+        (apt_source(name="cuda"), "mirrors.apt[0].name", "NVIDIA's repository"),
+        (apt_source(name=""), "mirrors.apt[0].name", "is missing"),
+        (apt_source(platform="debian-12"), "mirrors.apt[0].platform", "is no host's platform"),
+        (apt_source(uri="ftp://m.example.edu"), "mirrors.apt[0].uri", "is no http or https address"),
+        (apt_source(uri="file:relative"), "mirrors.apt[0].uri", "is no http or https address"),
+        (apt_source(uri="'https://u:p@m.example.edu/ubuntu'"), "mirrors.apt[0].uri", "is no http or https address"),
+        (apt_source(suites="[]"), "mirrors.apt[0].suites", "is empty"),
+        (apt_source(suites="['jammy security']"), "mirrors.apt[0].suites[0]", "is no suite"),
+        (apt_source(suites="['/']"), "mirrors.apt[0].suites[0]", "is no suite"),
+        (apt_source(components="['main\\n']"), "mirrors.apt[0].components[0]", "is no suite or component"),
+        (apt_source(key="mirror"), "mirrors.apt[0].key", "call it .asc (text) or .gpg (binary)"),
+        (apt_source(key="missing.asc"), "mirrors.apt[0].key", "no such file"),
+        (apt_source(key="text.gpg"), "mirrors.apt[0].key", "holds no public key"),
+        (apt_source(key="binary.asc"), "mirrors.apt[0].key", "--armor"),
+        (apt_source(key_url="https://m.example.edu/k"), "mirrors.apt[0].key_url", "has no fingerprint"),
+        (apt_source(key_fingerprint="AB" * 20), "mirrors.apt[0].key_fingerprint", "has no key_url"),
+        (
+            apt_source(key="mirror.asc", key_url="https://m.example.edu/k", key_fingerprint="AB" * 20),
+            "mirrors.apt[0].key_url",
+            "stands beside key",
+        ),
+        (
+            apt_source(", apt_only: true", key_url="https://m.example.edu/k", key_fingerprint="AB" * 20),
+            "mirrors.apt[0].key_url",
+            "give the key as a file",
+        ),
+        (
+            GOOD.replace("  name: test", "  name: test\nmirrors: {apt_only: true}"),
+            "mirrors.apt_only",
+            "leaves ubuntu-22.04 without any repository",
+        ),
+    ],
+)
+def test_an_apt_repository_that_could_not_be_used(text: str, path: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "mirror.asc").write_text("-----BEGIN PGP PUBLIC KEY BLOCK-----\n\n")
+    (tmp_path / "text.gpg").write_text("-----BEGIN PGP PUBLIC KEY BLOCK-----\n\n")
+    (tmp_path / "binary.asc").write_bytes(b"\x98\x33\x04")
+    assert [f for f in refusal(tmp_path, text).findings if f.path == path and words in str(f)]
+
+
+def test_two_apt_repositories_have_two_names(tmp_path: Path) -> None:
+    one = "{name: m, platform: ubuntu-22.04, uri: 'https://m.example.edu/ubuntu', suites: [jammy]}"
+    text = GOOD.replace("  name: test\n", f"  name: test\nmirrors: {{apt: [{one}, {one}]}}\n")
+    (finding,) = refusal(tmp_path, text).findings
+    assert (finding.path, finding.reason) == ("mirrors.apt[1].name", "is another repository's too")

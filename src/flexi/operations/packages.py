@@ -41,13 +41,14 @@ def time_daemon() -> Generator[StringCommand, None, None]:
 
 @operation()
 def obtainable(package: str, version: str) -> Generator[StringCommand, None, None]:
-    """Fail in one sentence, before anything is changed, where apt cannot get this version of a missing package."""
-    if package in (host.get_fact(DebPackages) or {}):
-        host.noop(f"{package} is installed")
+    """Fail in one sentence, before the driver is changed, where `version` is neither installed nor to be had."""
+    if version in (host.get_fact(DebPackages) or {}).get(package, ()):
+        host.noop(f"{package} {version} is installed")
         return
     words = (
         f"no archive of this host has {package} {version} any more: Ubuntu replaced it by a transitional package. "
-        "Choose driver.branch 580-server with an Ollama that runs on it, or add an archive snapshot that has it"
+        "Nothing of the driver was changed. Name a mirror or snapshot that still has it in mirrors.apt, or set "
+        "driver.branch to 580-server, which runs Ollama 0.24.0 and all later ones (docs/platforms.md)"
     )
     yield from apt.update._inner()
     check = f"apt-cache madison {package} | grep -qF ' {version} ' || {{ echo '{words}' >&2; exit 1; }}"

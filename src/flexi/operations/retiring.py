@@ -8,7 +8,7 @@ from pyinfra import host
 from pyinfra.api import QuoteString, StringCommand, operation
 from pyinfra.facts.files import File
 
-from flexi.facts import UnitNames
+from flexi.facts import AptSourceFiles, UnitNames
 
 
 @operation()
@@ -26,3 +26,13 @@ def retired(pattern: str, keep: Sequence[str], only_with: str | None = None) -> 
         return
     yield StringCommand("systemctl", "disable", "--now", *(QuoteString(name) for name in unwanted))
     yield StringCommand("systemctl", "reset-failed", *(QuoteString(name) for name in unwanted), "||", "true")
+
+
+@operation()
+def sources_retired(keep: Sequence[str]) -> Generator[StringCommand, None, None]:
+    """Remove apt sources that flexi wrote (`flexi-*.sources`) and that are not in `keep`, by their full paths."""
+    unwanted = [path for path in host.get_fact(AptSourceFiles) if path not in keep]
+    if not unwanted:
+        host.noop("nothing is left over")
+        return
+    yield StringCommand("rm", "-f", *(QuoteString(path) for path in unwanted))

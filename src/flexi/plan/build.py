@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -11,6 +13,7 @@ from .environment import instance_environment
 from .fit import Fit, Load
 from .model import (
     AgentPlan,
+    AptSourcePlan,
     Backend,
     BackendServer,
     BasePlan,
@@ -106,6 +109,8 @@ def _base(site: Site, name: str, host: Host) -> BasePlan:
     packages = ["ca-certificates", "curl", "nftables", "python3"]
     if host.cuda:
         packages.append("gpg")  # to look at a repository's signing key before it is trusted
+    sources = tuple(_apt_sources(site, host))
+    cuda = [_sources_file(site, platforms.CUDA_SOURCE)] if host.cuda and host.gpus else []
     return BasePlan(
         hostname=name,
         hosts_entries=tuple((other.address, other_name) for other_name, other in site.content.hosts.items()),
@@ -113,7 +118,37 @@ def _base(site: Site, name: str, host: Host) -> BasePlan:
         proxy=_proxy(site),
         ntp_servers=site.content.ntp_servers,
         unattended_blacklist=platforms.UNATTENDED_BLACKLIST if host.gpus else (),
+        apt_sources=sources,
+        apt_tools=("ca-certificates", "curl", "gpg") if any(source.key_url for source in sources) else (),
+        apt_sources_only=platforms.APT_SOURCES_ONLY if site.content.mirrors.apt_only else None,
+        apt_files=(*(source.file for source in sources), *cuda),
     )
+
+
+def _apt_sources(site: Site, host: Host) -> Iterator[AptSourcePlan]:
+    for source in site.content.mirrors.apt:
+        if source.platform != host.platform:
+            continue
+        own_key = source.key or source.key_url
+        # apt tells a key's format by the ending; one that is fetched is armoured, as its makers publish them.
+        ending = os.path.splitext(source.key)[1] if source.key else ".asc"
+        keyring = f"/etc/apt/keyrings/flexi-{source.name}{ending}"
+        yield AptSourcePlan(
+            file=_sources_file(site, source.name),
+            uri=source.uri,
+            suites=source.suites,
+            components=source.components,
+            keyring=keyring if own_key else platforms.DISTRIBUTION_KEYRINGS[host.platform],
+            key=site.beside(source.key),
+            key_url=source.key_url,
+            key_fingerprint=source.key_fingerprint,
+            check_valid_until="no" if source.snapshot else "yes",
+        )
+
+
+def _sources_file(site: Site, name: str) -> str:
+    directory = platforms.APT_SOURCES_ONLY if site.content.mirrors.apt_only else platforms.APT_SOURCES
+    return f"{directory}/flexi-{name}.sources"
 
 
 def _firewall(site: Site, host: Host, is_gateway: bool) -> FirewallPlan:
@@ -167,6 +202,7 @@ def _cuda(site: Site, host: Host) -> CudaPlan:
         key_url=f"{repository}/{platforms.NVIDIA_KEY}",
         key_fingerprint=mirrors.cuda_key_fingerprint if mirrors.cuda else platforms.NVIDIA_KEY_FINGERPRINT,
         pins=platforms.cuda_pins(repository),
+        sources_file=_sources_file(site, platforms.CUDA_SOURCE),
     )
 
 
@@ -332,7 +368,7 @@ def _warnings(site: Site) -> list[Warning_]:
             message = (
                 f"driver {branch.name} ended in June 2026: on {platform}, later packages than {shipped.version} are "
                 "empty and pull the next branch. Set driver.branch to 580-server, which runs this Ollama and newer "
-                "ones, or give the hosts an apt source that still has that version (docs/first-deployment.md)"
+                "ones, or name a mirror or snapshot that still has that version in mirrors.apt (docs/platforms.md)"
             )
             found.append(Warning_(where=site.where("driver", "branch"), message=message))
     for host_name, host in site.content.hosts.items():

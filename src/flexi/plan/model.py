@@ -64,6 +64,23 @@ class PinPlan(_Frozen):
     reason: str
 
 
+class AptSourcePlan(_Frozen):
+    """An apt repository of the site, as a file of its own (deb822, `man sources.list`)."""
+
+    file: str
+    """Path of that file on the host."""
+    uri: str
+    suites: tuple[str, ...]
+    components: tuple[str, ...]
+    keyring: str
+    """Path on the host of the key that the repository must be signed with."""
+    key: str | None = None
+    """The key's file on the admin's machine; None where the host has it or fetches it."""
+    key_url: str | None = None
+    key_fingerprint: str | None = None
+    check_valid_until: Literal["yes", "no"] = "yes"
+
+
 class BasePlan(_Frozen):
     hostname: str
     hosts_entries: tuple[tuple[str, str], ...]
@@ -73,6 +90,13 @@ class BasePlan(_Frozen):
     ntp_servers: tuple[str, ...] = ()
     unattended_blacklist: tuple[str, ...] = ()
     """Regular expressions for `Unattended-Upgrade::Package-Blacklist` (matched at the start of the name)."""
+    apt_sources: tuple[AptSourcePlan, ...] = ()
+    apt_tools: tuple[str, ...] = ()
+    """Packages that must be there before a repository's key can be fetched and looked at."""
+    apt_sources_only: str | None = None
+    """The directory whose apt sources are the only ones in use; None where the host's own are used too."""
+    apt_files: tuple[str, ...] = ()
+    """Every apt source that flexi writes on this host; what it wrote earlier and is not here goes."""
 
 
 class FirewallRule(_Frozen):
@@ -111,6 +135,8 @@ class CudaPlan(_Frozen):
     key_url: str
     key_fingerprint: str | None
     """Of the signing key; None only behind a mirror whose key the site file does not pin."""
+    sources_file: str
+    """Path of the repository's apt source on the host."""
     pins: tuple[PinPlan, ...]
 
 

@@ -19,6 +19,22 @@ NVIDIA_KEY = "3bf863cc.pub"
 NVIDIA_KEY_FINGERPRINT = "EB693B3035CD5710E231E123A4B469963BF863CC"
 """NVIDIA's repository key (`cudatools <cudatools@nvidia.com>`), the same for all three platforms."""
 
+CUDA_SOURCE = "cuda"
+"""What the apt source of NVIDIA's repository is called among the site's own."""
+
+DISTRIBUTION_KEYRINGS: Mapping[PlatformName, str] = MappingProxyType(
+    {
+        "ubuntu-22.04": "/usr/share/keyrings/ubuntu-archive-keyring.gpg",
+        "ubuntu-24.04": "/usr/share/keyrings/ubuntu-archive-keyring.gpg",
+        "debian-12": "/usr/share/keyrings/debian-archive-keyring.gpg",
+    }
+)
+"""Keys of the distribution on each of its hosts (file lists of the packages ubuntu-keyring, debian-archive-keyring)."""
+
+APT_SOURCES = "/etc/apt/sources.list.d"
+APT_SOURCES_ONLY = "/etc/apt/flexi-sources.d"
+"""In place of the former where the site file says `mirrors.apt_only`: apt then reads no other."""
+
 OLLAMA_RELEASES = "https://github.com/ollama/ollama/releases/download"
 OLLAMA_ARCHIVE = "ollama-linux-amd64.tar.zst"
 """Name since 0.14.0 (scripts/build_linux.sh); the release workflow writes `sha256sum.txt` beside it."""

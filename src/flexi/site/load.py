@@ -10,7 +10,7 @@ from types import MappingProxyType
 from flexi.paths import INVENTORY
 
 from .document import read_document
-from .findings import Finding, SiteError, nearest, shown
+from .findings import Finding, Problem, SiteError, nearest, shown
 from .keys import keys_path, load_consumers
 from .rules import problems
 from .schema import SiteFile
@@ -39,7 +39,7 @@ def load_site(path: Path) -> Site:
     document = read_document(path, shown_as)
     content = validate(SiteFile, document)
     site = Site(path, shown_as, content, lines=MappingProxyType({**document.values, **document.keys}))
-    found = findings(problems(site), document)
+    found = findings([*problems(site), *_keys_of_mirrors(site)], document)
     try:
         consumers = load_consumers(path, _shown(keys_path(path)))
     except SiteError as error:
@@ -48,6 +48,37 @@ def load_site(path: Path) -> Site:
     if found:
         raise SiteError(found)
     return replace(site, consumers=consumers)
+
+
+_ARMOUR = b"-----BEGIN PGP PUBLIC KEY BLOCK-----"
+
+
+def _keys_of_mirrors(site: Site) -> list[Problem]:
+    """Key files that are missing, or that apt would not read: the name tells the format (sources.list(5))."""
+    found = []
+    for index, source in enumerate(site.content.mirrors.apt):
+        here = ("mirrors", "apt", index, "key")
+        file = site.beside(source.key)
+        if file is None:
+            continue
+        if not file.endswith((".asc", ".gpg")):
+            found.append(
+                Problem(here, "is no name of a key", "call it .asc (text) or .gpg (binary)", shown(source.key))
+            )
+            continue
+        try:
+            with open(file, "rb") as opened:
+                start = opened.read(len(_ARMOUR))
+        except OSError as error:
+            reason = f"cannot be read ({(error.strerror or 'no file').lower()})"
+            found.append(Problem(here, reason, "put the key's file there", shown(source.key)))
+            continue
+        # Without armour a public key packet comes first: 0x98 to 0x9a, or 0xc6 in the new format (RFC 9580, 4.2).
+        fits = start == _ARMOUR if file.endswith(".asc") else start[:1] in (b"\x98", b"\x99", b"\x9a", b"\xc6")
+        if not fits:
+            remedy = "export it with gpg --export" + (" --armor" if file.endswith(".asc") else "")
+            found.append(Problem(here, "holds no public key", remedy, shown(source.key)))
+    return found
 
 
 def _shown(path: Path) -> str:

@@ -134,6 +134,29 @@ def without_proxy(value: str) -> str:
         ) from None
 
 
+def apt_uri(value: str) -> str:
+    """As `url`, or a directory of the hosts (`file:/srv/mirror`)."""
+    if re.fullmatch(r"file:/[A-Za-z0-9/._~+-]*", value, re.ASCII):
+        return value.rstrip("/")
+    return url(value)
+
+
+def apt_word(value: str) -> str:
+    """A suite or a component (`jammy-security`, `restricted`); a suite may have slashes (`stable/updates`)."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+~-]*(/[A-Za-z0-9._+~-]+)*", value, re.ASCII):
+        raise refused("is no suite or component", "write it as /etc/apt/sources.list has it, e.g. 'jammy-security'")
+    return value
+
+
+def label(value: str) -> str:
+    """A short name that stands in a file's name."""
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?", value, re.ASCII):
+        raise refused(
+            "is no short name (small letters, digits and inner hyphens, at most 32)", "write e.g. 'jammy-snapshot'"
+        )
+    return value
+
+
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
 _NAMESPACE = r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}"
 _HOST = r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}"

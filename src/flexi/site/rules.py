@@ -16,7 +16,7 @@ from .site import Site
 def problems(site: Site) -> list[Problem]:
     """Everything that keeps `site` from being deployed."""
     found: list[Problem] = []
-    for rule in (_gateway, _addresses, _driver, _toolkits, _mirrors, _cards, _groups, _models, _ports, _firewall):
+    for rule in (_gateway, _addresses, _driver, _toolkits, _mirrors, _apt, _cards, _groups, _models, _ports, _firewall):
         found.extend(rule(site))
     # Whether the models fit is only worth saying when cards and models are known and told apart.
     return found or list(_room(site))
@@ -113,6 +113,37 @@ def _mirrors(site: Site) -> Iterator[Problem]:
         yield Problem(path, "has no mirror to go with", "set mirrors.cuda, or remove it", at_key=True)
     if mirrors.models and mirrors.models.count("/") > 2:
         yield Problem(("mirrors", "models"), "has a path", "write scheme, host and port only", shown(mirrors.models))
+
+
+def _apt(site: Site) -> Iterator[Problem]:
+    mirrors = site.content.mirrors
+    platforms_here = [host.platform for host in site.content.hosts.values()]
+    names: set[str] = set()
+    for index, source in enumerate(mirrors.apt):
+        here = ("mirrors", "apt", index)
+        if source.name == platforms.CUDA_SOURCE:
+            yield Problem((*here, "name"), "is the name of NVIDIA's repository", "choose another", shown(source.name))
+        elif source.name in names:
+            yield Problem((*here, "name"), "is another repository's too", "choose another", shown(source.name))
+        names.add(source.name)
+        if source.platform not in platforms_here:
+            remedy = suggestion(source.platform, sorted(set(platforms_here)))
+            yield Problem((*here, "platform"), "is no host's platform", remedy, shown(source.platform))
+        if source.key and source.key_url:
+            yield Problem((*here, "key_url"), "stands beside key", "remove one of the two", at_key=True)
+        elif source.key_url and not source.key_fingerprint:
+            reason = "has no fingerprint: any key that comes would be trusted"
+            yield Problem((*here, "key_url"), reason, "set key_fingerprint, or give the key as a file", at_key=True)
+        elif source.key_url and mirrors.apt_only:
+            reason = "needs gpg and curl on the hosts before the hosts have a repository"
+            yield Problem((*here, "key_url"), reason, "give the key as a file with key", at_key=True)
+        elif source.key_fingerprint and not source.key_url:
+            yield Problem((*here, "key_fingerprint"), "has no key_url to go with", "remove it", at_key=True)
+    if mirrors.apt_only:
+        for platform in dict.fromkeys(platforms_here):
+            if platform not in {source.platform for source in mirrors.apt}:
+                remedy = f"add a repository for {platform} to mirrors.apt, or remove apt_only"
+                yield Problem(("mirrors", "apt_only"), f"leaves {platform} without any repository", remedy)
 
 
 def _cards(site: Site) -> Iterator[Problem]:

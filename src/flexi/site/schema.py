@@ -65,9 +65,67 @@ class Ssh(_Section):
     )
 
 
+class AptSource(_Section):
+    """An apt repository beside the hosts' own: a mirror of the distribution, or a snapshot of an earlier day."""
+
+    name: Annotated[str, AfterValidator(names.label)] = Field(
+        description="Names its file on the hosts, `flexi-<name>.sources`.", examples=["jammy-snapshot"]
+    )
+    platform: PlatformName = Field(
+        description="The hosts of this platform get it, GPUs or not.", examples=["ubuntu-22.04"]
+    )
+    uri: Annotated[str, AfterValidator(names.apt_uri)] = Field(
+        description="Where `dists/` lies: http, https, or file for a directory of the hosts. Through the proxy, if "
+        "there is one, unless `no_proxy` names its host.",
+        examples=["https://mirror.example.edu/ubuntu"],
+    )
+    suites: tuple[Annotated[str, AfterValidator(names.apt_word)], ...] = Field(
+        min_length=1, strict=False, description="Suites of it, by code name.", examples=[["jammy-security"]]
+    )
+    components: tuple[Annotated[str, AfterValidator(names.apt_word)], ...] = Field(
+        default=("main",),
+        min_length=1,
+        strict=False,
+        description="Components; Ubuntu's drivers are in restricted, Debian's in contrib, non-free and "
+        "non-free-firmware.",
+        examples=[["main", "restricted"]],
+    )
+    key: FilePath | None = Field(
+        default=None,
+        description="OpenPGP key of a repository that signs with its own: a file `.asc` (text) or `.gpg` (binary); "
+        "relative paths start at the site file. Default: the distribution's keys.",
+        examples=["mirror.asc"],
+    )
+    key_url: Url | None = Field(
+        default=None,
+        description="Where the hosts fetch that key instead; `key_fingerprint` must be set.",
+        examples=["https://mirror.example.edu/mirror.asc"],
+    )
+    key_fingerprint: Annotated[str, AfterValidator(names.fingerprint)] | None = Field(
+        default=None,
+        description="OpenPGP fingerprint of the key at `key_url`.",
+        examples=["F6ECB3762474EDA9D21B7022871920D1991BC93C"],
+    )
+    snapshot: bool = Field(
+        default=False,
+        description="The repository shows an earlier day: apt must not mind that its index has expired.",
+        examples=[True],
+    )
+
+
 class Mirrors(_Section):
     """Where downloads come from; what is left out comes from its maker."""
 
+    apt: tuple[AptSource, ...] = Field(
+        default=(),
+        strict=False,
+        description="Apt repositories beside the hosts' own: a local mirror, or a snapshot that still has a driver.",
+    )
+    apt_only: bool = Field(
+        default=False,
+        description="The hosts use the repositories of `apt` and `cuda` and none of their own, whose files stay.",
+        examples=[True],
+    )
     ollama: Url | None = Field(
         default=None,
         description="Holds `v<version>/ollama-linux-amd64.tar.zst` and `v<version>/sha256sum.txt`. "
@@ -92,7 +150,8 @@ class Mirrors(_Section):
 
 
 class Proxy(_Section):
-    """The HTTP proxy through which the hosts reach the internet; the site's hosts and mirrors are reached directly."""
+    """The HTTP proxy through which the hosts reach the internet; the site's hosts and other mirrors than
+    those of `apt` are reached directly."""
 
     https: Annotated[str, AfterValidator(names.proxy)] | None = Field(
         default=None,
