@@ -6,6 +6,7 @@ The service keeps models loaded, and tells the gateway and people how each insta
 import json
 from io import BytesIO, StringIO
 
+from pyinfra import host
 from pyinfra.api import deploy
 from pyinfra.operations import files, server, systemd
 
@@ -16,7 +17,9 @@ from flexi.plan.model import HostPlan
 
 PACKAGE = "/opt/flexi/flexi-agent.pyz"
 CONFIG = "/etc/flexi/agent.json"
-UNIT = "/etc/systemd/system/flexi-agent.service"
+UNITS = "/etc/systemd/system"
+UNIT = f"{UNITS}/flexi-agent.service"
+SHARE = ("flexi-share.socket", "flexi-share@.service")
 USER = "flexi-agent"
 
 
@@ -51,6 +54,15 @@ def install(plan: HostPlan) -> None:
         mode="0644",
         create_remote_dir=False,
     )
+    for unit in host.loop(SHARE):
+        files.put(name=f"Write {unit}", src=f"templates/agent/{unit}", dest=f"{UNITS}/{unit}", mode="0644")
+    applied(
+        name="Restart flexi-share.socket with what is new",
+        what="flexi-share.socket",
+        inputs=tuple(f"{UNITS}/{unit}" for unit in SHARE),
+        command="systemctl restart flexi-share.socket",
+    )
+    systemd.service(name="Start flexi-share.socket", service="flexi-share.socket", running=True, enabled=True)
     files.put(name="Write the agent's unit", src="templates/agent/flexi-agent.service", dest=UNIT, mode="0644")
     applied(
         name="Restart the agent with what is new",

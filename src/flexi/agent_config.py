@@ -18,6 +18,7 @@ def agent_config(host: HostPlan) -> dict[str, object]:
                 "group": instance.group,
                 "url": f"http://127.0.0.1:{instance.port}",
                 "env_file": instance.environment_file,
+                "store": instance.store,
                 "models": [_model(model) for model in instance.models],
             }
             for instance in host.ollama.instances

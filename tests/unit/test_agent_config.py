@@ -24,7 +24,13 @@ GOOD: dict[str, Any] = {
     "check_port": 11433,
     "interval_s": 15,
     "instances": [
-        {"group": "a", "url": "http://127.0.0.1:11434", "env_file": "/etc/ollama/a.env", "models": [MODEL]},
+        {
+            "group": "a",
+            "url": "http://127.0.0.1:11434",
+            "env_file": "/etc/ollama/a.env",
+            "store": "/var/lib/ollama/a/models",
+            "models": [MODEL],
+        },
     ],
 }
 

@@ -83,6 +83,7 @@ def write_host(directory: Path, url: str, check_port: int = 0) -> Path:
                 "group": "a",
                 "url": url,
                 "env_file": str(directory / "a.env"),
+                "store": str(directory / "models"),
                 "models": [{"name": "llama3:8b", "context": 8192}],
             }
         ],
@@ -167,6 +168,7 @@ def test_what_the_plan_says_is_what_the_agents_read() -> None:
         for instance, planned in zip(config.instances, host.ollama.instances, strict=True):
             assert instance.url == f"http://127.0.0.1:{planned.port}"
             assert str(instance.env_file) == planned.environment_file
+            assert str(instance.store) == planned.store
             assert [vars(model) for model in instance.models] == [
                 {key: getattr(model, key) for key in ("name", "source", "insecure", "context", "embedding")}
                 for model in planned.models

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,11 @@ from agent_fakes import SOON, UUIDS, FakeOllama, fake_ollama, report, until
 
 from flexi.agent.backoff import Backoff
 from flexi.agent.config import InstanceConfig, ModelConfig
+from flexi.agent.downloads import Downloads
 from flexi.agent.gpus import GpuReport
-from flexi.agent.keeper import Keeper, Pace
+from flexi.agent.keeper import Host, Keeper, Pace
 from flexi.agent.ollama import Ollama, Timeouts
+from flexi.agent.share import ShareError
 from flexi.agent.state import Board, InstanceView, ModelView, Phase
 
 FAST = Pace(
@@ -31,23 +35,41 @@ LLAMA = "llama3:8b"
 ALL = "all"
 
 
+Obtain = Callable[[str, str, Callable[[int, int], None]], bool]
+
+
+def nowhere(group: str, model: str, tell: Callable[[int, int], None]) -> bool:
+    """No other store of the host has the model."""
+    return False
+
+
 class Rig:
     """A keeper, its instance, its GPUs and its board."""
 
     def __init__(
-        self, ollama: FakeOllama, env_file: Path, models: tuple[ModelConfig, ...], gpus: GpuReport | None, pace: Pace
+        self,
+        ollama: FakeOllama,
+        env_file: Path,
+        models: tuple[ModelConfig, ...],
+        gpus: GpuReport | None,
+        pace: Pace,
+        group: str = "a",
+        downloads: Downloads | None = None,
+        obtain: Obtain = nowhere,
     ) -> None:
         self.ollama = ollama
+        self.group = group
         self.report = gpus
         self.log: list[str] = []
         self.board = Board(self.log.append)
-        config = InstanceConfig("a", ollama.url, env_file, models)
+        config = instance(group, ollama.url, env_file, *models)
         client = Ollama(ollama.url, Timeouts(answer_s=0.2, store_s=0.5, load_s=5, pull_s=5))
-        self.keeper = Keeper(config, client, lambda: self.report, self.board.put, 0.1, pace)
+        host = Host(lambda: self.report, downloads or Downloads([config]), obtain, self.log.append)
+        self.keeper = Keeper(config, client, host, self.board.put, 0.1, pace)
         self.keeper.start()
 
     def view(self) -> InstanceView | None:
-        return self.board.view("a")
+        return self.board.view(self.group)
 
     def model(self, name: str = LLAMA) -> ModelView | None:
         view = self.view()
@@ -64,6 +86,10 @@ class Rig:
         except AssertionError as error:
             raise AssertionError(f"{error}; it is {self.view()}; log: {self.log}") from None
         return found
+
+
+def instance(group: str, url: str, env_file: Path, *models: ModelConfig) -> InstanceConfig:
+    return InstanceConfig(group, url, env_file, Path("/nowhere/models"), models)
 
 
 def model(name: str = LLAMA, **changes: Any) -> ModelConfig:
@@ -90,11 +116,15 @@ def make(ollama: FakeOllama, env_file: Path) -> Iterator[Any]:
     rigs: list[Rig] = []
 
     def build(
-        *models: ModelConfig, stored: tuple[str, ...] = (), gpus: GpuReport | str | None = ALL, pace: Pace = FAST
+        *models: ModelConfig,
+        stored: tuple[str, ...] = (),
+        gpus: GpuReport | str | None = ALL,
+        pace: Pace = FAST,
+        obtain: Obtain = nowhere,
     ) -> Rig:
         ollama.stored.update(dict.fromkeys(stored, "2026-01-01T00:00:00Z"))
         seen = report(*UUIDS) if isinstance(gpus, str) else gpus
-        rigs.append(Rig(ollama, env_file, models or (model(),), seen, pace))
+        rigs.append(Rig(ollama, env_file, models or (model(),), seen, pace, obtain=obtain))
         return rigs[-1]
 
     yield build
@@ -367,3 +397,120 @@ def test_one_success_is_free_and_successes_in_a_row_are_not() -> None:
         backoff.succeeded(now)
         pauses.append(backoff.not_before - now)
     assert pauses == [0, 2, 4, 8, 0]
+
+
+# One copy of the weights for a host
+
+
+def test_a_model_that_another_store_of_the_host_has_is_not_downloaded(make: Any, ollama: FakeOllama) -> None:
+    told: list[tuple[str, str]] = []
+    may_end = threading.Event()
+
+    def obtain(group: str, name: str, tell: Callable[[int, int], None]) -> bool:
+        told.append((group, name))
+        tell(30, 100)
+        may_end.wait(5)
+        ollama.stored[name] = "2026-02-01T00:00:00Z"
+        return True
+
+    source = "mirror:5000/library/llama3:8b"
+    rig = make(model(source=source, insecure=True), obtain=obtain)
+    copied = rig.until_model(Phase.DOWNLOADING)
+    assert (copied.completed, copied.total) == (30, 100)
+    may_end.set()
+    rig.until_model(Phase.READY)
+    assert told == [("a", LLAMA)]
+    assert not {"/api/pull", "/api/copy", "/api/delete"} & set(ollama.paths())
+
+
+def test_trouble_with_the_other_stores_costs_a_download_and_not_the_model(make: Any, ollama: FakeOllama) -> None:
+    def obtain(group: str, name: str, tell: Callable[[int, int], None]) -> bool:
+        raise ShareError("/run/flexi-share.sock: Connection refused")
+
+    rig = make(obtain=obtain)
+    rig.until_model(Phase.READY)
+    assert ollama.paths().count("/api/pull") == 1
+    assert (
+        f"a {LLAMA}: cannot be had from this host's other stores: /run/flexi-share.sock: Connection refused" in rig.log
+    )
+
+
+def test_what_came_but_is_not_listed_is_not_asked_for_all_day(make: Any) -> None:
+    times: list[float] = []
+
+    def obtain(group: str, name: str, tell: Callable[[int, int], None]) -> bool:
+        times.append(time.monotonic())
+        return True
+
+    make(obtain=obtain, pace=replace(FAST, pull_again_s=0.2, pull_cap_s=0.2))
+    until(lambda: len(times) == 4, "asked again")
+    assert times[3] - times[1] > 0.3
+
+
+@pytest.fixture
+def pair(tmp_path: Path, env_file: Path) -> Iterator[Any]:
+    """Two groups of a host that have the same model: the first one's keeper, and a function that starts the second's.
+    What one store has, the other can have."""
+    with fake_ollama() as first, fake_ollama() as second:
+        ollamas = {"a": first, "b": second}
+        configs = [instance(group, fake.url, env_file, model()) for group, fake in ollamas.items()]
+        downloads = Downloads(configs)
+        rigs: list[Rig] = []
+
+        def obtain(group: str, name: str, tell: Callable[[int, int], None]) -> bool:
+            rigs[0].log.append(f"{group} asked")
+            if not any(name in fake.stored for other, fake in ollamas.items() if other != group):
+                return False
+            ollamas[group].stored[name] = "2026-02-01T00:00:00Z"
+            return True
+
+        def start(group: str, download_breaks: bool = False) -> Rig:
+            if download_breaks:
+                ollamas[group].pull_errors.append("")
+                ollamas[group].pull_may_go_on.clear()
+            rig = Rig(ollamas[group], env_file, (model(),), report(*UUIDS), FAST, group, downloads, obtain)
+            rigs.append(rig)
+            return rig
+
+        yield start
+        for rig in rigs:
+            rig.keeper.stop()
+
+
+def test_the_first_group_downloads_and_the_others_wait_and_link(pair: Any) -> None:
+    second = pair("b")
+    second.until_model(Phase.STARTING, reason="waits for group a's download")
+    first = pair("a")
+    for rig in (first, second):
+        rig.until_model(Phase.READY)
+    assert first.ollama.paths().count("/api/pull") == 1
+    assert "/api/pull" not in second.ollama.paths()
+    assert second.log.count("b asked") == 1, "who waits asks for nothing"
+
+
+def test_a_first_group_that_is_away_holds_up_nobody(pair: Any) -> None:
+    first = pair("a")
+    first.ollama.kill()
+    first.until_model(Phase.STARTING, reason="not running")
+    second = pair("b")
+    second.until_model(Phase.READY)
+    assert second.ollama.paths().count("/api/pull") == 1
+    first.ollama.start()
+    first.until_model(Phase.READY)
+    assert "/api/pull" not in first.ollama.paths()
+
+
+def test_a_download_that_breaks_with_its_instance_is_taken_over(pair: Any) -> None:
+    first, second = pair("a", download_breaks=True), pair("b")
+    first.until_model(Phase.DOWNLOADING)
+    first.ollama.kill()
+    first.ollama.pull_may_go_on.set()
+    second.until_model(Phase.READY)
+    assert second.ollama.paths().count("/api/pull") == 1
+
+
+def test_models_that_the_site_does_not_want_there_are_named(make: Any) -> None:
+    source = "mirror:5000/library/llama3:8b"
+    rig = make(model(source=source), stored=(LLAMA, "Phi3:3.8b", "mistral"))
+    rig.until_model(Phase.READY)
+    assert rig.view().surplus == ("mistral:latest", "phi3:3.8b")

@@ -1,4 +1,4 @@
-"""The three programs in the package: `run` and `gpus` on GPU hosts, `catalogue` on the gateway.
+"""The programs in the package: `run`, `gpus` and `share` on GPU hosts, `catalogue` on the gateway.
 
 Exit status: 0 fine, 1 it cannot run (a port is taken, a GPU is missing), 2 the configuration or the call is wrong.
 """
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import catalogue_server, daemon, gate
+from . import catalogue_server, daemon, gate, share
 from .catalogue_config import CatalogueConfig
 from .config import AgentConfig
 from .fields import ConfigError
@@ -21,6 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if asked.program == "run":
             daemon.run(AgentConfig.load(asked.config))
+        elif asked.program == "share":
+            share.serve(AgentConfig.load(asked.config), sys.stdin.buffer, sys.stdout.buffer)
         elif asked.program == "catalogue":
             catalogue_server.run(CatalogueConfig.load(asked.config))
         else:
@@ -39,6 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     programs = parser.add_subparsers(dest="program", required=True)
     run = programs.add_parser("run", help="keep the instances of this host right")
     run.add_argument("--config", type=Path, default=Path("/etc/flexi/agent.json"))
+    shares = programs.add_parser("share", help="give a group a model that lies on this host: one request on stdin")
+    shares.add_argument("--config", type=Path, default=Path("/etc/flexi/agent.json"))
     lists = programs.add_parser("catalogue", help="serve the lists of all instances as one")
     lists.add_argument("--config", type=Path, default=Path("/etc/flexi/catalogue.json"))
     gpus = programs.add_parser("gpus", help="fail unless all GPUs of an instance are visible")

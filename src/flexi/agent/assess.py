@@ -58,6 +58,8 @@ class Work:
 
     download: Download | None = None
     loading: bool = False
+    waits: str | None = None
+    """Whom its download waits for."""
     failure: str | None = None
     """Why the model is not there."""
     note: str | None = None
@@ -81,6 +83,7 @@ def assess(config: InstanceConfig, seen: Observation, work: Mapping[str, Work]) 
         reason=reason or notes,
         gpus=seen.gpus,
         models=tuple(models),
+        surplus=_surplus(config, seen),
     )
 
 
@@ -134,13 +137,19 @@ def _model(model: ModelConfig, seen: Observation, work: Work) -> ModelView:
     return replace(view, phase=Phase.LOADING, reason="waits to be loaded")
 
 
+def _surplus(config: InstanceConfig, seen: Observation) -> tuple[str, ...]:
+    # A mirror's long name is there until it is renamed.
+    wanted = {full_name(name) for model in config.models for name in (model.name, model.source)}
+    return tuple(sorted((seen.stored or frozenset()) - wanted))
+
+
 def _absent(view: ModelView, work: Work) -> ModelView:
     """A model that the store lacks. Even one that is still in memory does not serve: Ollama answers with 404."""
     if work.download:
         return replace(view, phase=Phase.DOWNLOADING, completed=work.download.completed, total=work.download.total)
     if work.failure:
         return replace(view, phase=Phase.FAULT, reason=work.failure)
-    return replace(view, phase=Phase.STARTING, reason="waits for its download")
+    return replace(view, phase=Phase.STARTING, reason=work.waits or "waits for its download")
 
 
 def _note(model: ModelConfig, resident: Resident, work: Work) -> str | None:

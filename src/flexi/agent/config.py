@@ -30,8 +30,10 @@ class InstanceConfig:
     """http://127.0.0.1:PORT of the instance."""
     env_file: Path
     """The instance's environment; its CUDA_VISIBLE_DEVICES names the GPUs of the group."""
+    store: Path
+    """Its OLLAMA_MODELS."""
     models: tuple[ModelConfig, ...]
-    """In the order in which they are preloaded."""
+    """In the order in which they are downloaded and preloaded."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,11 @@ class AgentConfig:
     state_dir: Path
     drain_dir: Path
     """A file named like a group in here drains it at the gateway."""
+    homes_dir: Path
+    """Every store of this host is at `<homes_dir>/<group>/models`, those of groups that are no more too."""
+    bundle_dir: Path
+    """Models that the deploy brought along, laid out like a store."""
+    share_socket: Path
     instances: tuple[InstanceConfig, ...]
 
     @classmethod
@@ -60,6 +67,9 @@ class AgentConfig:
             interval_s=fields.whole("interval_s", 1, 60),
             state_dir=Path(fields.text("state_dir", "/run/flexi-agent")),
             drain_dir=Path(fields.text("drain_dir", "/etc/flexi/drain.d")),
+            homes_dir=Path(fields.text("homes_dir", "/var/lib/ollama")),
+            bundle_dir=Path(fields.text("bundle_dir", "/var/lib/flexi/bundle/models")),
+            share_socket=Path(fields.text("share_socket", "/run/flexi-share.sock")),
             instances=tuple(_instance(item, where) for item, where in fields.items("instances")),
         )
         fields.done()
@@ -73,6 +83,7 @@ def _instance(value: object, where: str) -> InstanceConfig:
         group=fields.text("group"),
         url=fields.url("url"),
         env_file=Path(fields.text("env_file")),
+        store=Path(fields.text("store")),
         models=tuple(_model(item, place) for item, place in fields.items("models")),
     )
     fields.done()

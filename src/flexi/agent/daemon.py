@@ -13,11 +13,13 @@ from collections.abc import Callable
 from . import report, systemd
 from .check import Checker, serve
 from .config import AgentConfig
+from .downloads import Downloads
 from .drain import Drain
 from .env_file import EnvFileError, gpu_uuids
 from .gpus import GpuWatch, look
-from .keeper import Keeper
+from .keeper import Host, Keeper
 from .ollama import Ollama
+from .share import Sharer
 from .state import Board
 
 FIRST_LOOK_S = 10.0
@@ -96,9 +98,9 @@ async def _run(config: AgentConfig) -> None:
     board = Board(say)
     watch = GpuWatch(lambda: look(_wanted(config)))
     watch.start()
+    host = Host(watch.latest, Downloads(config.instances), Sharer(config.share_socket, say).obtain, say)
     keepers = [
-        Keeper(instance, Ollama(instance.url), watch.latest, board.put, config.interval_s)
-        for instance in config.instances
+        Keeper(instance, Ollama(instance.url), host, board.put, config.interval_s) for instance in config.instances
     ]
     groups = [instance.group for instance in config.instances]
     checker = Checker(board, groups, config.drain_dir)

@@ -15,9 +15,11 @@ from . import gpus
 from .assess import Download, Observation, Server, Work, assess, offloaded_percent
 from .backoff import Backoff
 from .config import InstanceConfig, ModelConfig
+from .downloads import Downloads
 from .env_file import EnvFileError, gpu_uuids
 from .names import full_name
 from .ollama import NoAnswer, NotRunning, Ollama, OllamaError, as_resident
+from .share import ShareError
 from .state import InstanceView
 from .timestamps import is_for_ever
 
@@ -63,6 +65,17 @@ class _Finished:
     """The first look that began after the end of the work."""
 
 
+@dataclass(frozen=True)
+class Host:
+    """What a keeper needs of the host around its instance."""
+
+    gpu_report: Callable[[], gpus.GpuReport | None]
+    downloads: Downloads
+    obtain: Callable[[str, str, Callable[[int, int], None]], bool]
+    """Give a group a model that lies on this host already (`share.Sharer.obtain`)."""
+    say: Callable[[str], None]
+
+
 class Keeper:
     """`publish` is called with every new view, from several threads but never from two at once."""
 
@@ -70,7 +83,7 @@ class Keeper:
         self,
         config: InstanceConfig,
         client: Ollama,
-        gpu_report: Callable[[], gpus.GpuReport | None],
+        host: Host,
         publish: Callable[[InstanceView], None],
         interval_s: float,
         pace: Pace | None = None,
@@ -78,7 +91,7 @@ class Keeper:
     ) -> None:
         self._config = config
         self._client = client
-        self._gpu_report = gpu_report
+        self._host = host
         self._publish = publish
         self._interval_s = interval_s
         self._pace = pace or Pace()
@@ -127,6 +140,7 @@ class Keeper:
             with self._condition:
                 self._looks_begun += 1
             seen = self._look()
+            self._host.downloads.saw(self._config.group, seen.server is Server.ANSWERS, seen.stored)
             with self._condition:
                 if seen.server is Server.ANSWERS and self._seen.server is not Server.ANSWERS:
                     # A new life of the instance: what failed in the last one may be tried at once.
@@ -160,7 +174,7 @@ class Keeper:
             uuids = gpu_uuids(self._config.env_file)
         except EnvFileError as error:
             return Observation(gpu_fault=str(error))
-        report = self._gpu_report()
+        report = self._host.gpu_report()
         if report is None:
             return Observation(gpus=uuids, gpus_known=False)
         return Observation(
@@ -188,8 +202,14 @@ class Keeper:
 
     def _tell(self) -> None:
         """Publish the present view; the caller holds the condition."""
-        work = {name: _together(self._pulls[name], self._loads[name]) for name in self._pulls}
+        work = {name: self._work(name) for name in self._pulls}
         self._publish(assess(self._config, self._seen, work))
+
+    def _work(self, name: str) -> Work:
+        pull, load = self._pulls[name], self._loads[name]
+        first = self._host.downloads.waits_for(self._config.group, name)
+        waits = f"waits for group {first}'s download" if first else None
+        return Work(pull.download, load.loading, waits, pull.failure or load.failure, load.note)
 
     def _begin(self, works: dict[str, Work], model: ModelConfig, work: Work) -> None:
         with self._condition:
@@ -217,7 +237,8 @@ class Keeper:
             return None
         for model in self._config.models:
             wanted = full_name(model.name) not in stored or _leftover(model, stored)
-            if wanted and now >= self._backoffs[model.name].pull.not_before:
+            due = wanted and now >= self._backoffs[model.name].pull.not_before
+            if due and self._host.downloads.waits_for(self._config.group, model.name) is None:
                 return model
         return None
 
@@ -225,13 +246,17 @@ class Keeper:
         stored = self._seen.stored or frozenset()
         backoff = self._backoffs[model.name].pull
         try:
-            if full_name(model.name) not in stored:
-                # A long name that is already there is a download that only lacks its rename.
-                if full_name(model.source) not in stored:
-                    self._download(model)
-                if model.source != model.name:
+            # A long name that is already there is a download that only lacks its rename.
+            if full_name(model.name) not in stored and full_name(model.source) not in stored:
+                obtained = self._obtain(model)
+                if not obtained and not self._download(model):
+                    self._finish(self._pulls, model, Work())
+                    return
+            else:
+                obtained = False
+            if model.source != model.name and not obtained:
+                if full_name(model.name) not in stored:
                     self._client.copy(model.source, model.name)
-            if model.source != model.name:
                 self._client.delete(model.source)
         except (NotRunning, NoAnswer):
             # The instance's own trouble, which the next look tells; not a fault of this download.
@@ -244,17 +269,37 @@ class Keeper:
             backoff.succeeded(self._clock())
             self._finish(self._pulls, model, Work())
 
-    def _download(self, model: ModelConfig) -> None:
+    def _obtain(self, model: ModelConfig) -> bool:
+        """Whether another store of this host had it. A trouble with that costs a download, and not the model."""
+
+        def tell(completed: int, total: int) -> None:
+            self._begin(self._pulls, model, Work(download=Download(completed, total)))
+
+        try:
+            return self._host.obtain(self._config.group, model.name, tell)
+        except ShareError as error:
+            self._host.say(f"{self._config.group} {model.name}: cannot be had from this host's other stores: {error}")
+            return False
+
+    def _download(self, model: ModelConfig) -> bool:
+        """Pull it; False where another group of this host has begun with it meanwhile."""
+        group, downloads = self._config.group, self._host.downloads
+        if not downloads.begin(group, model.name):
+            return False
         layers: dict[str, tuple[int, int]] = {}
-        self._begin(self._pulls, model, Work(download=Download(0, 0)))
         told = Download(0, 0)
-        for progress in self._client.pull(model.source, model.insecure):
-            if progress.digest:
-                layers[progress.digest] = (progress.completed, progress.total)
-            now = Download(sum(done for done, _ in layers.values()), sum(total for _, total in layers.values()))
-            if now != told:
-                told = now
-                self._begin(self._pulls, model, Work(download=now))
+        self._begin(self._pulls, model, Work(download=told))
+        try:
+            for progress in self._client.pull(model.source, model.insecure):
+                if progress.digest:
+                    layers[progress.digest] = (progress.completed, progress.total)
+                now = Download(sum(done for done, _ in layers.values()), sum(total for _, total in layers.values()))
+                if now != told:
+                    told = now
+                    self._begin(self._pulls, model, Work(download=now))
+        finally:
+            downloads.end(group, model.name)
+        return True
 
     # Loading
 
@@ -345,10 +390,6 @@ class Keeper:
             keep=Backoff(pace.load_again_s, pace.keep_cap_s, pace.calm_s),
             reload=Backoff(pace.reload_again_s, pace.reload_cap_s, calm_s=2 * pace.reload_cap_s),
         )
-
-
-def _together(pull: Work, load: Work) -> Work:
-    return Work(pull.download, load.loading, pull.failure or load.failure, load.note)
 
 
 def _leftover(model: ModelConfig, stored: frozenset[str]) -> bool:

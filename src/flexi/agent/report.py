@@ -37,6 +37,7 @@ def status(
                 "since": round(view.since, 3),
                 "drain": asdict(drains[view.group]),
                 "gpus": list(view.gpus),
+                "surplus": list(view.surplus),
                 "models": [_model(model) for model in view.models],
             }
             for view in views

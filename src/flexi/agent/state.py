@@ -46,6 +46,8 @@ class InstanceView:
     reason: str | None
     gpus: tuple[str, ...]
     models: tuple[ModelView, ...]
+    surplus: tuple[str, ...] = ()
+    """Models in its store that the site does not want there."""
     since: float = 0.0
 
 
