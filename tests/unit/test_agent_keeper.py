@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -449,16 +450,17 @@ def test_what_came_but_is_not_listed_is_not_asked_for_all_day(make: Any) -> None
 
 @pytest.fixture
 def pair(tmp_path: Path, env_file: Path) -> Iterator[Any]:
-    """Two groups of a host that have the same model: the first one's keeper, and a function that starts the second's.
+    """Two groups of a host that have the same model: `start` starts the keeper of one.
     What one store has, the other can have."""
     with fake_ollama() as first, fake_ollama() as second:
         ollamas = {"a": first, "b": second}
         configs = [instance(group, fake.url, env_file, model()) for group, fake in ollamas.items()]
         downloads = Downloads(configs)
         rigs: list[Rig] = []
+        asked: list[str] = []
 
         def obtain(group: str, name: str, tell: Callable[[int, int], None]) -> bool:
-            rigs[0].log.append(f"{group} asked")
+            asked.append(group)
             if not any(name in fake.stored for other, fake in ollamas.items() if other != group):
                 return False
             ollamas[group].stored[name] = "2026-02-01T00:00:00Z"
@@ -472,27 +474,27 @@ def pair(tmp_path: Path, env_file: Path) -> Iterator[Any]:
             rigs.append(rig)
             return rig
 
-        yield start
+        yield SimpleNamespace(start=start, asked=asked)
         for rig in rigs:
             rig.keeper.stop()
 
 
 def test_the_first_group_downloads_and_the_others_wait_and_link(pair: Any) -> None:
-    second = pair("b")
+    second = pair.start("b")
     second.until_model(Phase.STARTING, reason="waits for group a's download")
-    first = pair("a")
+    first = pair.start("a")
     for rig in (first, second):
         rig.until_model(Phase.READY)
     assert first.ollama.paths().count("/api/pull") == 1
     assert "/api/pull" not in second.ollama.paths()
-    assert second.log.count("b asked") == 1, "who waits asks for nothing"
+    assert pair.asked.count("b") == 1, "who waits asks for nothing"
 
 
 def test_a_first_group_that_is_away_holds_up_nobody(pair: Any) -> None:
-    first = pair("a")
+    first = pair.start("a")
     first.ollama.kill()
     first.until_model(Phase.STARTING, reason="not running")
-    second = pair("b")
+    second = pair.start("b")
     second.until_model(Phase.READY)
     assert second.ollama.paths().count("/api/pull") == 1
     first.ollama.start()
@@ -501,7 +503,7 @@ def test_a_first_group_that_is_away_holds_up_nobody(pair: Any) -> None:
 
 
 def test_a_download_that_breaks_with_its_instance_is_taken_over(pair: Any) -> None:
-    first, second = pair("a", download_breaks=True), pair("b")
+    first, second = pair.start("a", download_breaks=True), pair.start("b")
     first.until_model(Phase.DOWNLOADING)
     first.ollama.kill()
     first.ollama.pull_may_go_on.set()
