@@ -11,7 +11,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from click.testing import CliRunner
@@ -21,8 +21,10 @@ from flexi.lab import cache, cgroups, commands, image, network, processes, requi
 from flexi.lab.lab import Lab
 from flexi.lab.machine import resolver_configuration
 from flexi.lab.naming import Naming
+from flexi.lab.platforms import PLATFORMS
 from flexi.lab.topology import MACHINES
 from flexi.paths import ROOT
+from flexi.plan.model import PlatformName
 
 
 @pytest.fixture
@@ -75,7 +77,7 @@ def test_no_free_network_is_an_error() -> None:
 
 
 def test_addresses_inside_and_outside_belong_together() -> None:
-    assert {machine.address for machine in MACHINES} == {"10.87.0.10", "10.87.0.11", "10.87.0.12"}
+    assert {machine.address for machine in MACHINES} == {f"10.87.0.{byte}" for byte in range(10, 15)}
     for machine in MACHINES:
         outside = ipaddress.ip_address(ssh.outside_address(machine, 7))
         assert str(outside).split(".")[-1] == machine.address.split(".")[-1]
@@ -253,6 +255,26 @@ def test_the_image_depends_on_its_recipe(monkeypatch: pytest.MonkeyPatch) -> Non
     assert image.recipe_hash(("x", "y")) != before
 
 
+def test_a_layer_makes_the_platform(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = image._layer_files(PLATFORMS["debian-12"], ["http://mirror.test/debian", "http://b.test:81/security"])
+    assert 'VERSION_ID="12"' in files["usr/lib/os-release"]
+    sources = files["etc/apt/sources.list.d/lab-debian.list"].splitlines()
+    assert [line.split()[3] for line in sources] == ["bookworm", "bookworm-security"]
+    assert all(line.endswith("main contrib non-free non-free-firmware") for line in sources)
+    pins = files[image.PREFERENCES].split("\n\n")
+    assert [pin.splitlines()[1] for pin in pins] == ['Pin: origin "b.test"', 'Pin: origin "mirror.test"']
+    # Debian's own kernel would else be newer one day.
+    assert "linux-image-amd64" in pins[0].split()
+
+
+@pytest.mark.parametrize("name", sorted(PLATFORMS))
+def test_platforms_are_named_as_in_the_site_file(name: str) -> None:
+    release = dict(line.split("=", 1) for line in PLATFORMS[name].os_release.splitlines())
+    assert name == f"{release['ID']}-{release['VERSION_ID'].strip(chr(34))}"
+    assert name in get_args(PlatformName)
+    assert {spec.platform for spec in MACHINES} <= set(PLATFORMS)
+
+
 def test_a_loopback_resolver_is_replaced_by_what_stands_behind_it(tmp_path: Path) -> None:
     stub, real = tmp_path / "stub", tmp_path / "real"
     stub.write_text("nameserver 127.0.0.53\nsearch x\n")
@@ -264,7 +286,7 @@ def test_a_loopback_resolver_is_replaced_by_what_stands_behind_it(tmp_path: Path
 
 # -- supervisor ---------------------------------------------------------------------------------------------------
 
-SPEC = supervisor.Spec("m", "m", "/c", "/c/root", "/run/netns/x", None)
+SPEC = supervisor.Spec("m", "m", ("/l", "/c"), "/l/root:/c/root", "/run/netns/x", None)
 
 
 def test_a_machine_that_reboots_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,7 +317,7 @@ def test_the_machine_dies_with_its_supervisor(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from flexi.lab import supervisor as s\n"
         "s.nspawn_command = lambda spec, root: ['sleep', '60']\n"
-        f"s.supervise(s.Spec('m','m','/c','/c','/n',None), Path('{tmp_path}'), Path('{tmp_path}'))"
+        f"s.supervise(s.Spec('m','m',(),'/c','/n',None), Path('{tmp_path}'), Path('{tmp_path}'))"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT / "src")})
     power = wait_for(lambda: processes.read(tmp_path / supervisor.POWER_PID_FILE))
@@ -318,6 +340,12 @@ def wait_for(condition: Callable[[], Any], timeout_s: float = 20) -> Any:
 def test_the_spec_survives_its_file(tmp_path: Path) -> None:
     SPEC.write(tmp_path)
     assert supervisor.Spec.read(tmp_path) == SPEC
+
+
+def test_a_machine_of_another_version_is_named(tmp_path: Path) -> None:
+    (tmp_path / supervisor.SPEC_FILE).write_text('{"hostname": "m", "base": "/c"}')
+    with pytest.raises(FlexiError, match="--fresh"):
+        supervisor.Spec.read(tmp_path)
 
 
 def test_cgroup_hierarchies_are_found() -> None:
@@ -370,8 +398,8 @@ def test_without_root_it_says_so(arguments: list[str], monkeypatch: pytest.Monke
 
 
 def test_an_unknown_machine_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(InputError, match="gateway, server-a, server-b"):
-        Lab().machine("server-c")
+    with pytest.raises(InputError, match="gateway, server-a, server-b, server-c, server-d"):
+        Lab().machine("server-x")
 
 
 def test_a_gpu_that_the_machine_lacks_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from flexi.lab.vendor import archives, repository, ubuntu
+from flexi.lab.platforms import PLATFORMS
+from flexi.lab.vendor import archives, debian, repository, ubuntu
 from flexi.lab.vendor.stub import Stub, build
 
 TOOLS = ("apt-get", "apt-ftparchive", "dpkg-deb", "gpg", "gpgv")
@@ -29,38 +31,45 @@ WANTED = (
 class Apt:
     """apt with a system of its own in a directory: reads repositories from files, simulates, touches nothing else."""
 
-    def __init__(self, directory: Path, repositories: Path, archive: str = archives.TODAY) -> None:
+    def __init__(self, directory: Path, repositories: Path, platform: str = "ubuntu-22.04") -> None:
         self._directory = directory
         self._repositories = repositories
+        self._platform = PLATFORMS[platform]
         for part in ("state/lists/partial", "cache/archives/partial", "etc/preferences.d", "etc/trusted.gpg.d"):
             (directory / part).mkdir(parents=True)
-        # What every Debian has; the stubs need these two.
+        # What every Debian has; the stubs need these.
         status = "".join(
             f"Package: {name}\nStatus: install ok installed\nArchitecture: amd64\nVersion: 30\n"
             "Maintainer: x\nDescription: x\n\n"
-            for name in ("kmod", "python3")
+            for name in ("kmod", "lsb-release", "python3")
         )
         (directory / "status").write_text(status)
         # Empty: this machine's own apt configuration is not ours.
         self._config = directory / "apt.conf"
         self._config.touch()
-        self.switch(archive)
+        self.switch(archives.TODAY)
 
     def switch(self, archive: str) -> None:
         """From now on the archives are as on that day."""
-        here = self._repositories
-        cuda = here / repository.cuda_path("ubuntu2204")
+        here, distribution = self._repositories, self._platform.distribution
+        cuda = here / repository.cuda_path(self._platform.name.replace("-", "").replace(".", ""))
         (self._directory / "sources.list").write_text(
             "".join(
-                f"deb [arch=amd64 signed-by={here / repository.UBUNTU.keyring}] "
-                f"file:{here / repository.ARCHIVES / archive / 'ubuntu'} {suite} main restricted\n"
-                for suite in ("jammy", "jammy-security")
+                f"deb [arch=amd64 signed-by={here / distribution.keyring}] "
+                f"file:{here / repository.ARCHIVES / archive / distribution.name} {suite} "
+                f"{' '.join(distribution.components)}\n"
+                for suite in self._platform.suites
             )
             + f"deb [arch=amd64 signed-by={cuda / repository.CUDA_KEY}] file:{cuda} /\n"
         )
         done = self.run("update")
         assert done.returncode == 0, done.stderr
         assert "W:" not in done.stderr
+
+    def pin_nvidia_away(self) -> None:
+        """As flexi does."""
+        pin = "Package: nvidia-* libnvidia-* libcuda1\nPin: release l=NVIDIA CUDA\nPin-Priority: -1\n"
+        (self._directory / "etc/preferences.d/pin").write_text(pin)
 
     def pretend_installed(self, versions: Mapping[str, str]) -> None:
         """Make packages installed, with the relations that the archive of the moment says they have."""
@@ -159,12 +168,10 @@ def test_the_toolkit_brings_no_driver_and_cuda_does(apt: Apt) -> None:
         assert "nvidia-driver" in apt.would_install(trap)
 
 
-def test_nvidias_driver_throws_ubuntus_out_unless_it_is_pinned_away(apt: Apt, tmp_path: Path) -> None:
+def test_nvidias_driver_throws_ubuntus_out_unless_it_is_pinned_away(apt: Apt) -> None:
     assert apt.would_install("nvidia-utils-535-server", "cuda-drivers") == {}
     assert apt.would_install("libnvidia-compute") == {"libnvidia-compute": "610.57-0ubuntu1"}
-    (tmp_path / "etc/preferences.d/pin").write_text(
-        "Package: libnvidia-*\nPin: release l=NVIDIA CUDA\nPin-Priority: -1\n"
-    )
+    apt.pin_nvidia_away()
     assert "libnvidia-compute" not in apt.would_install("libnvidia-compute")
 
 
@@ -172,13 +179,12 @@ def test_nvidias_repository_outranks_ubuntus_packages_of_the_same_names(apt: Apt
     """0ubuntu1 is more than 0ubuntu0.22.04.1: what a host without a pin is upgraded to."""
     theirs = apt.would_install("nvidia-headless-no-dkms-580")
     assert set(theirs.values()) == {"580.178.04-0ubuntu1"}
-    pin = tmp_path / "etc/preferences.d/pin"
-    pin.write_text("Package: nvidia-* libnvidia-*\nPin: release l=NVIDIA CUDA\nPin-Priority: -1\n")
+    apt.pin_nvidia_away()
     ubuntus = apt.would_install("nvidia-headless-no-dkms-580")
     assert set(ubuntus.values()) == {"580.173.02-0ubuntu0.22.04.1"}
     apt.pretend_installed(ubuntus)
     assert apt.would("dist-upgrade") == {}
-    pin.unlink()
+    (tmp_path / "etc/preferences.d/pin").unlink()
     assert apt.would("dist-upgrade")["libnvidia-compute-580"] == "580.178.04-0ubuntu1"
 
 
@@ -230,9 +236,115 @@ def test_a_newer_kernel_can_come_without_its_modules(deployed: Apt) -> None:
     assert not [name for name in new if "nvidia" in name]
 
 
+def test_a_newer_driver_swaps_the_user_space_of_a_host_without_holds(apt: Apt) -> None:
+    wanted = [name.replace("535", "580") for name in WANTED]
+    apt.pretend_installed(apt.would_install("linux-generic", *wanted))
+    apt.switch("driver")
+    new = apt.would("dist-upgrade")
+    assert new["libnvidia-compute-580-server"] == f"{ubuntu.NEWER_580}-0ubuntu0.22.04.1"
+    assert f"linux-modules-nvidia-580-server-{ubuntu.JAMMY.kernel.release}" in new
+
+
+# -- Ubuntu 24.04 and Debian 12 -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def noble(repositories: Path, tmp_path: Path) -> Apt:
+    return Apt(tmp_path, repositories, "ubuntu-24.04")
+
+
+@pytest.fixture
+def bookworm(repositories: Path, tmp_path: Path) -> Apt:
+    return Apt(tmp_path, repositories, "debian-12")
+
+
+DEBIAN_WANTED = ("linux-headers-amd64", "nvidia-kernel-dkms", "nvidia-smi", "libcuda1", "nvidia-persistenced")
+
+
+@pytest.mark.parametrize("branch", ["535-server", "580-server"])
+def test_noble_has_the_same_names(noble: Apt, branch: str) -> None:
+    versions = noble.would_install(*(name.replace("535-server", branch) for name in WANTED))
+    assert versions[f"nvidia-utils-{branch}"].endswith("-0ubuntu0.24.04.1")
+    assert f"linux-modules-nvidia-{branch}-{ubuntu.NOBLE.kernel.release}" in versions
+    assert ubuntu.NOBLE.kernel.release.startswith("6.8.0-")
+
+
+def test_noble_ends_the_branch_too(noble: Apt) -> None:
+    noble.pretend_installed(noble.would_install("linux-generic", *WANTED))
+    noble.switch("transitional")
+    assert "libnvidia-compute-580-server" in noble.would("dist-upgrade")
+
+
+def test_debians_headless_set_is_the_real_archives(bookworm: Apt) -> None:
+    """`apt-get install --simulate` of these five against bookworm and bookworm-security, 23 November 2026: the same
+    packages of the driver and the kernel, and the same versions."""
+    of_the_driver = """dkms firmware-nvidia-gsp glx-alternative-mesa glx-alternative-nvidia glx-diversions libcuda1
+        libnvidia-cfg1 libnvidia-ml1 libnvidia-pkcs11-openssl3 libnvidia-ptxjitcompiler1 linux-compiler-gcc-12-x86
+        linux-headers-6.1.0-56-amd64 linux-headers-6.1.0-56-common linux-headers-amd64 linux-kbuild-6.1
+        nvidia-alternative nvidia-installer-cleanup nvidia-kernel-common nvidia-kernel-dkms nvidia-kernel-support
+        nvidia-legacy-check nvidia-modprobe nvidia-persistenced nvidia-smi nvidia-support update-glx"""
+    versions = bookworm.would_install(*DEBIAN_WANTED)
+    # NVIDIA's repository would win, as on Ubuntu: here it is only looked at without it.
+    assert versions["nvidia-smi"] == "610.57-1"
+    bookworm.pin_nvidia_away()
+    versions = bookworm.would_install(*DEBIAN_WANTED)
+    assert set(versions) == set(of_the_driver.split())
+    assert versions["nvidia-smi"] == versions["nvidia-kernel-dkms"] == "535.309.01-0+deb12u1"
+    assert versions["nvidia-persistenced"] == "535.171.04-1~deb12u1"
+    assert versions["linux-headers-amd64"] == "6.1.192-2"
+
+
+def test_debians_new_kernel_can_come_before_its_headers(bookworm: Apt) -> None:
+    bookworm.pin_nvidia_away()
+    bookworm.pretend_installed(bookworm.would_install("linux-image-amd64", *DEBIAN_WANTED))
+    image, headers = (f"linux-{part}-{debian.NEWER_KERNEL.release}" for part in ("image", "headers"))
+    bookworm.switch("kernel")
+    assert {image, headers} <= set(bookworm.would("dist-upgrade"))
+    bookworm.switch("kernel-without-modules")
+    new = bookworm.would("dist-upgrade")
+    assert image in new
+    assert headers not in new
+
+
+def test_debians_security_updates_bring_a_newer_driver(bookworm: Apt) -> None:
+    bookworm.pin_nvidia_away()
+    bookworm.pretend_installed(bookworm.would_install("linux-image-amd64", *DEBIAN_WANTED))
+    bookworm.switch("driver")
+    new = bookworm.would("dist-upgrade")
+    assert new["libnvidia-ml1"] == new["nvidia-kernel-dkms"] == debian.NEWER_DRIVER
+
+
+def test_dkms_builds_for_kernels_with_headers_only(tmp_path: Path) -> None:
+    """The stub's own book-keeping, moved into a directory; words of `dkms status` are those of dkms 3.0."""
+    [package] = [row for row in debian.tools() if row.name == "dkms"]
+    script = package.files["usr/sbin/dkms"].content.decode()
+    for directory in ("/var/lib/dkms", "/usr/lib/flexi-lab", "/lib/modules"):
+        script = script.replace(f'"{directory}', f'"{tmp_path}{directory}').replace(
+            f"={directory}", f"={tmp_path}{directory}"
+        )
+
+    def dkms(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["sh", "-c", script, "dkms", *arguments], capture_output=True, text=True, check=False)
+
+    (tmp_path / "lib/modules/6.1.0-56-amd64/build/include").mkdir(parents=True)
+    assert dkms("add", "-m", "nvidia-current", "-v", "535.309.01").returncode == 0
+    assert dkms("status").stdout == "nvidia-current/535.309.01: added\n"
+    assert dkms("autoinstall", "--kernelver", "6.1.0-60-amd64").returncode == 1
+    assert dkms("autoinstall", "--kernelver", "6.1.0-56-amd64").returncode == 0
+    assert dkms("status").stdout == "nvidia-current/535.309.01, 6.1.0-56-amd64, x86_64: installed\n"
+    built = tmp_path / "usr/lib/flexi-lab/modules/6.1.0-56-amd64/nvidia-current.json"
+    assert json.loads(built.read_text()) == {"version": "535.309.01"}
+    assert dkms("remove", "-m", "nvidia-current", "-v", "535.309.01", "--all").returncode == 0
+    assert not built.exists()
+    assert dkms("status").stdout == ""
+
+
+# -- the repositories themselves ----------------------------------------------------------------------------------
+
+
 def test_a_host_follows_the_archive_there_and_back(apt: Apt) -> None:
     """Every day is signed by the same keys, and none is older than another in apt's eyes."""
-    for name in (*archives.ARCHIVES, archives.TODAY):
+    for name in (*archives.DAYS, archives.TODAY):
         apt.switch(name)
     assert apt.would_install(*WANTED)["nvidia-utils-535-server"] == "535.309.01-0ubuntu0.22.04.1"
 
@@ -253,13 +365,29 @@ def test_a_changed_archive_is_refused(repositories: Path, tmp_path: Path) -> Non
         Apt(tmp_path / "a", copy)
 
 
-def test_the_same_row_gives_the_same_package(tmp_path: Path) -> None:
-    digests = set()
-    for number in range(2):
-        deb = tmp_path / f"{number}.deb"
-        build(ubuntu.driver("535-server", "535.309.01-0ubuntu0.22.04.1", "jammy")[-2], tmp_path / str(number), deb)
-        digests.add(deb.read_bytes())
-    assert len(digests) == 1
+def test_dpkg_reads_the_package_and_the_same_row_gives_the_same_bytes(tmp_path: Path) -> None:
+    row = next(row for row in debian.driver(debian.DRIVER, debian.MAIN) if row.name == "nvidia-smi")
+    (tmp_path / "x.deb").write_bytes(build(row))
+    assert build(row) == (tmp_path / "x.deb").read_bytes()
+
+    def dpkg(*arguments: str) -> str:
+        return subprocess.run(["dpkg-deb", *arguments], capture_output=True, text=True, check=True).stdout
+
+    assert dpkg("--field", str(tmp_path / "x.deb"), "Package", "Section").split() == [
+        "Package:",
+        "nvidia-smi",
+        "Section:",
+        "non-free/utils",
+    ]
+    modes = {line.split()[-1]: line.split()[:2] for line in dpkg("--contents", str(tmp_path / "x.deb")).splitlines()}
+    assert modes == {
+        "./": ["drwxr-xr-x", "root/root"],
+        "./usr/": ["drwxr-xr-x", "root/root"],
+        "./usr/bin/": ["drwxr-xr-x", "root/root"],
+        "./usr/bin/nvidia-smi": ["-rwxr-xr-x", "root/root"],
+    }
+    dpkg("--extract", str(tmp_path / "x.deb"), str(tmp_path))
+    assert (tmp_path / "usr/bin/nvidia-smi").read_bytes() == row.files["usr/bin/nvidia-smi"].content
 
 
 def test_the_content_hash_sees_every_part() -> None:

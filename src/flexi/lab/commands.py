@@ -21,7 +21,8 @@ from .machine import Machine
 from .naming import DEFAULT
 from .progress import Shown
 from .requirements import require_root
-from .vendor.archives import ARCHIVES
+from .topology import MACHINES
+from .vendor.archives import DAYS
 
 AfterUp = Callable[[Path], int]
 after_up: AfterUp | None = None
@@ -50,12 +51,19 @@ def lab() -> None:
     help="Serve this real Ollama release (ollama-linux-amd64.tar.zst) instead of the simulated one.",
 )
 @click.option("--machines-only", is_flag=True, help="Do not deploy: only bare machines.")
-def up(fresh: bool, name: str, ollama_archive: Path | None, machines_only: bool) -> None:
+@click.option(
+    "--with",
+    "more",
+    multiple=True,
+    type=click.Choice([spec.name for spec in MACHINES if not spec.by_default]),
+    help="A further machine, of another platform; not in inventory/lab.yaml. Can be repeated.",
+)
+def up(fresh: bool, name: str, ollama_archive: Path | None, machines_only: bool, more: tuple[str, ...]) -> None:
     """Build the lab, deploy to it and verify it. Safe to repeat."""
     console = _console()
     what = Lab(name)
     try:
-        what.up(fresh=fresh, ollama_archive=ollama_archive, progress=Shown(console))
+        what.up(more=more, fresh=fresh, ollama_archive=ollama_archive, progress=Shown(console))
     except KeyboardInterrupt:
         again = "" if name == DEFAULT else f" --name {name}"
         raise FlexiError(f"interrupted: ./flexi lab up{again} goes on, ./flexi lab down{again} cleans up") from None
@@ -80,9 +88,9 @@ def status(name: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"lab": name, "machines": [asdict(row) for row in rows]}, indent=2))
     else:
-        shown = Table("machine", "state", "address", "GPUs")
+        shown = Table("machine", "platform", "state", "address", "GPUs")
         for row in rows:
-            shown.add_row(row.name, row.state, row.address, row.gpus)
+            shown.add_row(row.name, row.platform, row.state, row.address, row.gpus)
         _console().print(shown)
     sys.exit(EXIT_OK if all(row.state == "running" for row in rows) else EXIT_FAILED)
 
@@ -129,7 +137,7 @@ def kill(name: str, host: str) -> None:
 
 @lab.command()
 @name_option
-@click.argument("archive", type=click.Choice(list(ARCHIVES)))
+@click.argument("archive", type=click.Choice(list(DAYS)))
 def archive(name: str, archive: str) -> None:
     """Let the vendors' archives be as on another day; machines see it with their next apt-get update."""
     Lab(name).archive(archive)

@@ -1,6 +1,7 @@
-"""The base image: what a freshly installed Ubuntu server has, made from this machine's own apt sources.
+"""The base image: what a freshly installed server has, made from this machine's own apt sources by mmdebstrap.
 
-Built by mmdebstrap, then made to present itself as Ubuntu 22.04 where the sources are another distribution's.
+A platform's layer on it, an overlay's upper directory, makes it present itself as that distribution, whatever the
+sources are.
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from flexi.errors import FlexiError
 
 from . import cache, processes, topology
 from .gpu_sim.bundle import zipapp
-from .vendor import repository, ubuntu
+from .platforms import Platform
+from .vendor import archives, repository
 
 # What Ubuntu's server installation has and the roles rely on or configure. Not HAProxy: a role installs that.
 PACKAGES = (
@@ -46,44 +50,15 @@ APT_SOURCES = (Path("/etc/apt/sources.list"), Path("/etc/apt/sources.list.d"))
 LOCAL_AUTHORITIES = Path("/usr/local/share/ca-certificates")
 
 ROOT = "root"
-"""The image itself, inside its cache entry."""
-
-OS_RELEASE = """PRETTY_NAME="Ubuntu 22.04.5 LTS"
-NAME="Ubuntu"
-VERSION_ID="22.04"
-VERSION="22.04.5 LTS (Jammy Jellyfish)"
-VERSION_CODENAME=jammy
-ID=ubuntu
-ID_LIKE=debian
-UBUNTU_CODENAME=jammy
-"""
-LSB_RELEASE = """DISTRIB_ID=Ubuntu
-DISTRIB_RELEASE=22.04
-DISTRIB_CODENAME=jammy
-DISTRIB_DESCRIPTION="Ubuntu 22.04.5 LTS"
-"""
+"""The image itself, inside its cache entry, and a platform's layer inside its own."""
+PREFERENCES = "etc/apt/preferences.d/00-lab-real-archive"
 
 FILES: dict[str, str] = {
-    "etc/lsb-release": LSB_RELEASE,
-    # Ubuntu has sbin on everybody's path, Debian only on root's.
-    "etc/environment": 'PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"\n',
     # The default user of a cloud image: sudo without a password, keys only.
     f"etc/sudoers.d/{topology.ADMIN}": f"{topology.ADMIN} ALL=(ALL) NOPASSWD:ALL\n",
     "etc/ssh/sshd_config.d/50-lab.conf": "PasswordAuthentication no\nPermitRootLogin no\nUseDNS no\n",
     # As a small server image: translations of package descriptions would be most of `apt-get update`.
     "etc/apt/apt.conf.d/90-lab": 'Acquire::Languages "none";\n',
-    # Which archives Ubuntu's unattended-upgrades trusts, in place of Debian's.
-    "etc/apt/apt.conf.d/50unattended-upgrades": (
-        "Unattended-Upgrade::Allowed-Origins {\n"
-        '  "${distro_id}:${distro_codename}";\n'
-        '  "${distro_id}:${distro_codename}-security";\n'
-        "};\n"
-    ),
-    "etc/apt/sources.list.d/lab-ubuntu.list": "".join(
-        f"deb [signed-by=/usr/share/keyrings/lab-ubuntu.gpg] http://{topology.SERVICES_ADDRESS}/ubuntu {suite} "
-        f"{' '.join(repository.UBUNTU.components)}\n"
-        for suite in repository.UBUNTU.suites
-    ),
     # A container may not set the clock, so the daemon runs without that right; the host keeps the time.
     "etc/systemd/system/systemd-timesyncd.service.d/lab.conf": (
         "[Unit]\nConditionVirtualization=\nConditionCapability=\n"
@@ -96,8 +71,6 @@ FILES: dict[str, str] = {
         "[Install]\nWantedBy=sysinit.target\n"
     ),
 }
-
-KERNEL = ubuntu.kernel(ubuntu.JAMMY.kernel, ubuntu.JAMMY.codename)
 
 # Upgrades start when a test starts them, not at a time of apt's choosing: everything else about them is real.
 MASKED = ("apt-daily.timer", "apt-daily-upgrade.timer")
@@ -112,12 +85,10 @@ systemctl --quiet set-default multi-user.target
 rm -f /etc/ssh/ssh_host_*
 update-ca-certificates >/dev/null 2>&1
 dpkg-divert --quiet --local --rename --add /usr/lib/os-release
-dpkg --install /tmp/lab/*.deb >/dev/null
-rm -r /tmp/lab
 """
 
 
-def build(from_sources: tuple[str, str], vendor: Path, directory: Path) -> None:
+def build(from_sources: tuple[str, str], directory: Path) -> None:
     """Make the image in `directory`/root. FlexiError with mmdebstrap's words where that fails."""
     suite, sources = from_sources
     root = directory / ROOT
@@ -148,14 +119,18 @@ def build(from_sources: tuple[str, str], vendor: Path, directory: Path) -> None:
     )
     if done.returncode != 0:
         raise FlexiError("the base image could not be built; mmdebstrap says:\n" + _tail(done.stdout + done.stderr))
-    _customise(vendor, root)
+    _customise(root)
 
 
-def _customise(vendor: Path, root: Path) -> None:
-    for name, text in FILES.items():
+def _write(root: Path, files: Mapping[str, str]) -> None:
+    for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
+
+
+def _customise(root: Path) -> None:
+    _write(root, FILES)
     (root / f"etc/sudoers.d/{topology.ADMIN}").chmod(0o440)
     boot = root / "usr/lib/flexi-lab/boot"
     boot.parent.mkdir(parents=True)
@@ -164,14 +139,9 @@ def _customise(vendor: Path, root: Path) -> None:
     # Behind a proxy that opens TLS, machines need the authorities that this machine trusts.
     for certificate in LOCAL_AUTHORITIES.glob("*.crt"):
         shutil.copy(certificate, root / LOCAL_AUTHORITIES.relative_to("/"))
-    debs = root / "tmp/lab"
-    debs.mkdir()
-    for stub in KERNEL:
-        shutil.copy(vendor / repository.deb_path(stub), debs)
     done = subprocess.run(["chroot", str(root), "sh", "-c", _FINISH], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise FlexiError("the base image could not be finished:\n" + _tail(done.stdout + done.stderr))
-    (root / "usr/lib/os-release").write_text(OS_RELEASE, encoding="utf-8")
     for leftover in ("etc/hostname", "etc/resolv.conf", "etc/machine-id", "var/lib/dbus/machine-id"):
         (root / leftover).unlink(missing_ok=True)
 
@@ -179,15 +149,66 @@ def _customise(vendor: Path, root: Path) -> None:
 def recipe_hash(sources: tuple[str, str]) -> str:
     """Changes with everything that goes into the image, but for what the archives hold on the day."""
     authorities = [path.read_text() for path in sorted(LOCAL_AUTHORITIES.glob("*.crt"))]
-    recipe = [sources, authorities, PACKAGES, FILES, OS_RELEASE, _FINISH, repository.content_hash({"": KERNEL})]
+    recipe = [sources, authorities, PACKAGES, FILES, _FINISH]
     digest = hashlib.sha256(json.dumps(recipe).encode() + zipapp("kernel", "main()") + Path(__file__).read_bytes())
     return digest.hexdigest()[:16]
 
 
-def base_image(vendor: Path) -> Path:
+def base_image() -> Path:
     """Cache entry of the base image for this machine's sources; built where it is missing."""
     sources = host_sources()
-    return cache.entry("base", recipe_hash(sources), lambda directory: build(sources, vendor, directory))
+    return cache.entry("base", recipe_hash(sources), lambda directory: build(sources, directory))
+
+
+def layer(platform: Platform, base: Path, vendor: Path) -> Path:
+    """Cache entry of the platform's layer on the base image; built where it is missing."""
+    files = _layer_files(platform, re.findall(r"^URIs:\s*(.*)$", host_sources()[1], re.MULTILINE))
+    recipe = [base.name, files, repository.content_hash({"": platform.kernel}), _KERNELS]
+    digest = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
+    return cache.entry(
+        f"layer-{platform.name}", digest, lambda directory: _build_layer(platform, files, base, vendor, directory)
+    )
+
+
+def _layer_files(platform: Platform, real_archives: Sequence[str]) -> dict[str, str]:
+    """What the layer has beside the kernel."""
+    names = sorted({stub.name for stub in archives.packages(archives.TODAY)})
+    hosts = sorted({host for uris in real_archives for uri in uris.split() if (host := urlsplit(uri).hostname)})
+    # Where this machine's archive has packages of a stub's name, such as Debian's kernel, machines take the stub.
+    pins = [f'Package: {" ".join(names)}\nPin: origin "{host}"\nPin-Priority: -1\n' for host in hosts]
+    return {
+        "usr/lib/os-release": platform.os_release,
+        f"etc/apt/sources.list.d/lab-{platform.distribution.name}.list": platform.sources,
+        PREFERENCES: "\n".join(pins),
+        **platform.files,
+    }
+
+
+_KERNELS = """set -e
+mount -t overlay overlay -o "lowerdir=$1,upperdir=$2,workdir=$3" "$4"
+chroot "$4" sh -c 'dpkg --install /tmp/lab/*.deb && rm -r /tmp/lab' >/dev/null
+"""
+
+
+def _build_layer(platform: Platform, files: Mapping[str, str], base: Path, vendor: Path, directory: Path) -> None:
+    upper, work, merged = (directory / name for name in (ROOT, "work", "merged"))
+    for part in (upper, work, merged):
+        part.mkdir()
+        part.chmod(0o755)
+    _write(upper, files)
+    debs = upper / "tmp/lab"
+    debs.mkdir(parents=True)
+    for stub in platform.kernel:
+        shutil.copy(vendor / repository.deb_path(stub), debs)
+    for path in upper.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    (upper / "tmp").chmod(0o1777)
+    places = [str(path) for path in (base / ROOT, upper, work, merged)]
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", _KERNELS, "sh", *places], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise FlexiError(f"the image of {platform.name} could not be made:\n" + _tail(done.stdout + done.stderr))
 
 
 def host_sources() -> tuple[str, str]:

@@ -10,7 +10,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from . import cache, cgroups, image, network, processes, services, ssh
 from .machine import Machine
 from .naming import DEFAULT, Naming
 from .ollama_sim import archive
+from .platforms import PLATFORMS
 from .progress import Progress, Silent
 from .requirements import require_programs, require_root
 from .topology import ADMIN, CONSUMER, MACHINES, OLLAMA_VERSIONS
@@ -39,6 +40,7 @@ class MachineStatus:
 
     name: str
     address: str
+    platform: str
     state: str
     """`running`, `booting` (or not reachable), `off`, `missing`."""
     gpus: str
@@ -55,11 +57,19 @@ class Lab:
 
     # -- up and down --------------------------------------------------------------------------------------------
 
-    def up(self, *, fresh: bool = False, ollama_archive: Path | None = None, progress: Progress | None = None) -> None:
+    def up(
+        self,
+        *,
+        more: Sequence[str] = (),
+        fresh: bool = False,
+        ollama_archive: Path | None = None,
+        progress: Progress | None = None,
+    ) -> None:
         """Build what is missing and start what does not run; returns when every machine can be reached over SSH.
 
-        Safe to repeat and to interrupt. `fresh` discards the machines first; `ollama_archive` puts a real release
-        in the place of the simulated one.
+        Safe to repeat and to interrupt. `more` names machines that a lab has only where somebody asks for them; they
+        then belong to it. `fresh` discards the machines first; `ollama_archive` puts a real release in the place of
+        the simulated one.
 
         Raises:
             InputError: not root, programs missing, or the archive cannot be read.
@@ -69,6 +79,7 @@ class Lab:
         require_programs()
         if ollama_archive is not None and not os.access(ollama_archive, os.R_OK):
             raise InputError(f"--ollama-archive {ollama_archive}: no such file, or not readable")
+        asked = [self.machine(name) for name in more]
         report = progress or Silent()
         with self._locked():
             if fresh:
@@ -80,9 +91,13 @@ class Lab:
                     "vendor", repository.content_hash(days), lambda path: repository.build_repositories(days, path)
                 )
                 held = [cache.hold(vendor)]
+            machines = [m for m in self.machines if m.spec.by_default or m.exists or m in asked]
             with report.step("Base image"):
-                base = image.base_image(vendor)
+                base = image.base_image()
                 held.append(cache.hold(base))
+                names = {machine.spec.platform for machine in machines}
+                layers = {name: image.layer(PLATFORMS[name], base, vendor) for name in sorted(names)}
+                held += [cache.hold(layer) for layer in layers.values()]
             with report.step("Network"):
                 number = network.create(self.naming, [machine.spec for machine in self.machines])
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -91,7 +106,8 @@ class Lab:
                 self._publish(vendor, ollama_archive)
                 self._start_services()
             with report.step("Machines"):
-                self._start_machines(base, vendor, number)
+                images = {name: (layer, base) for name, layer in layers.items()}
+                self._start_machines(machines, images, vendor, number)
             self._write_site()
             self._write_consumer_key()
             for descriptor in held:
@@ -144,13 +160,13 @@ class Lab:
             link.symlink_to(target)
 
     def archive(self, name: str) -> None:
-        """Let the distributions' archives be as on another day (`archives.ARCHIVES`); machines that run see it with
+        """Let the distributions' archives be as on another day (`archives.DAYS`); machines that run see it with
         their next `apt-get update`. Each day's archives also stay at `/snapshots/<name>/<distribution>`.
 
         InputError for a day that there is none of, FlexiError where the lab is not up.
         """
-        if name not in archives.ARCHIVES:
-            raise InputError(f"the lab has no archive '{name}'; it has {', '.join(archives.ARCHIVES)}")
+        if name not in archives.DAYS:
+            raise InputError(f"the lab has no archive '{name}'; it has {', '.join(archives.DAYS)}")
         require_root()
         with self._locked():
             www = self.directory / services.WWW
@@ -186,17 +202,19 @@ class Lab:
                 raise FlexiError(f"the lab's repositories do not start: {' '.join(words)}")
             time.sleep(0.05)
 
-    def _start_machines(self, base: Path, vendor: Path, number: int) -> None:
+    def _start_machines(
+        self, machines: Sequence[Machine], images: Mapping[str, Sequence[Path]], vendor: Path, number: int
+    ) -> None:
         admin_key = ssh.make_key(self.directory / ssh.KEY, f"{ADMIN}@flexi-{self.name}")
-        for machine in self.machines:
+        for machine in machines:
             if machine.supervisor is None:
-                machine.create(base, vendor, admin_key)
-        specs = [machine.spec for machine in self.machines]
-        host_keys = [(machine.spec, machine.host_key) for machine in self.machines]
+                machine.create(images[machine.spec.platform], vendor, admin_key)
+        specs = [machine.spec for machine in machines]
+        host_keys = [(machine.spec, machine.host_key) for machine in machines]
         (self.directory / ssh.CONFIG).write_text(ssh.config(self.directory, specs, number), encoding="utf-8")
         (self.directory / ssh.KNOWN_HOSTS).write_text(ssh.known_hosts(host_keys, number), encoding="ascii")
-        with ThreadPoolExecutor(len(self.machines)) as pool:
-            list(pool.map(_start_and_wait, self.machines))
+        with ThreadPoolExecutor(len(machines)) as pool:
+            list(pool.map(_start_and_wait, machines))
 
     # -- what others need ---------------------------------------------------------------------------------------
 
@@ -234,10 +252,12 @@ class Lab:
             MachineStatus(
                 name=machine.name,
                 address="" if number is None else ssh.outside_address(machine.spec, number),
+                platform=machine.spec.platform,
                 state=_state(machine),
                 gpus=f"{machine.spec.gpu_count}x {machine.spec.gpu.name}" if machine.spec.gpu else "",
             )
             for machine in self.machines
+            if machine.spec.by_default or machine.exists
         ]
 
     def _write_site(self) -> None:

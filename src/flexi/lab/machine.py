@@ -20,8 +20,9 @@ from flexi.errors import FlexiError, InputError
 
 from . import cgroups, image, network, processes, ssh
 from .naming import Naming
+from .platforms import PLATFORMS
 from .supervisor import AGAIN_FILE, PID_FILE, POWER_PID_FILE, SPEC_FILE, Spec
-from .topology import SERVICES_ADDRESS, MachineSpec, replacement
+from .topology import MachineSpec, replacement
 from .vendor import repository
 
 ADMIN_UID = 1000
@@ -57,15 +58,20 @@ class Machine:
 
     # -- making and running it ----------------------------------------------------------------------------------
 
-    def create(self, base: Path, vendor: Path, admin_key: str) -> None:
-        """Make the machine's disk on the base image unless it has one: whole or not at all.
+    @property
+    def exists(self) -> bool:
+        """Whether it has a disk, on or off."""
+        return (self.directory / SPEC_FILE).exists()
 
-        FlexiError where it has one, on a base image that is gone.
+    def create(self, images: Sequence[Path], vendor: Path, admin_key: str) -> None:
+        """Make the machine's disk on these images, the upper one first, unless it has one: whole or not at all.
+
+        FlexiError where it has one, on images that are gone.
         """
-        if (self.directory / SPEC_FILE).exists():
-            # A disk belongs to the image that it was begun on, also when there is a newer one.
-            base = Path(Spec.read(self.directory).image)
-            if not base.exists():
+        if self.exists:
+            # A disk belongs to the images that it was begun on, also when there are newer ones.
+            images = [Path(image) for image in Spec.read(self.directory).images]
+            if not all(image.exists() for image in images):
                 raise FlexiError(f"{self.name}: the base image of its disk is gone: ./flexi lab up --fresh")
         else:
             shutil.rmtree(self.directory, ignore_errors=True)
@@ -79,8 +85,8 @@ class Machine:
         Spec(
             hostname=self.name,
             machine=self._naming.namespace(self.name),
-            image=str(base),
-            base=str(base / image.ROOT),
+            images=tuple(str(path) for path in images),
+            lower=":".join(str(path / image.ROOT) for path in images),
             namespace_path=str(network.NAMESPACES / self._naming.namespace(self.name)),
             cgroup=None if cgroups.systemd_runs_here() else f"{self._naming.router}/{self.name}",
         ).write(self.directory)
@@ -100,13 +106,14 @@ class Machine:
             path = upper / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
-        keyring = upper / "usr/share/keyrings/lab-ubuntu.gpg"
+        platform = PLATFORMS[self.spec.platform]
+        keyring = upper / platform.keyring
         keyring.parent.mkdir(parents=True)
-        shutil.copyfile(vendor / repository.UBUNTU.keyring, keyring)
+        shutil.copyfile(vendor / platform.distribution.keyring, keyring)
         lists = upper / "var/lib/apt/lists"
         lists.mkdir(parents=True)
-        ubuntu = repository.UBUNTU
-        repository.copy_indexes(vendor, ubuntu, ubuntu.suites, f"{SERVICES_ADDRESS}/{ubuntu.name}", lists)
+        base_url = platform.base_url.removeprefix("http://")
+        repository.copy_indexes(vendor, platform.distribution, platform.suites, base_url, lists)
         ssh.make_key(upper / "etc/ssh/ssh_host_ed25519_key", f"root@{self.name}")
         # Directories of the upper layer replace the base's: same owner and mode. World-readable but for keys.
         for path in [upper, *upper.rglob("*")]:

@@ -15,6 +15,8 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from flexi.errors import FlexiError
+
 from . import cache, cgroups, processes
 
 SPEC_FILE = "machine.json"
@@ -35,10 +37,10 @@ class Spec:
 
     hostname: str
     machine: str
-    image: str
-    """Cache entry of the base image."""
-    base: str
-    """The image's root directory: the overlay's lower layer."""
+    images: tuple[str, ...]
+    """Cache entries of the platform's layer and of the base image."""
+    lower: str
+    """Their root directories, the upper one first: the overlay's lower layers."""
     namespace_path: str
     cgroup: str | None
     """Where the machine's control groups go; None where systemd has made a scope for us."""
@@ -48,7 +50,12 @@ class Spec:
 
     @classmethod
     def read(cls, directory: Path) -> Spec:
-        return cls(**json.loads((directory / SPEC_FILE).read_text(encoding="utf-8")))
+        """FlexiError where another version of flexi has made the machine."""
+        values = json.loads((directory / SPEC_FILE).read_text(encoding="utf-8"))
+        try:
+            return cls(**{**values, "images": tuple(values["images"])})
+        except (KeyError, TypeError):
+            raise FlexiError(f"{directory.name} was made by another flexi: ./flexi lab up --fresh") from None
 
 
 def nspawn_command(spec: Spec, root: Path) -> list[str]:
@@ -75,11 +82,12 @@ def nspawn_command(spec: Spec, root: Path) -> list[str]:
 def main(directory: Path) -> int:
     processes.myself().write(directory / PID_FILE)
     spec = Spec.read(directory)
-    cache.hold(Path(spec.image))
+    for image in spec.images:
+        cache.hold(Path(image))
     if spec.cgroup is not None:
         cgroups.join(spec.cgroup)
     root = directory / "root"
-    layers = f"lowerdir={spec.base},upperdir={directory / 'upper'},workdir={directory / 'work'}"
+    layers = f"lowerdir={spec.lower},upperdir={directory / 'upper'},workdir={directory / 'work'}"
     _run("mount", "-t", "overlay", "overlay", "-o", layers, str(root))
     # nspawn's locks and sockets would stay behind on the host.
     NSPAWN_RUNTIME.mkdir(parents=True, exist_ok=True)

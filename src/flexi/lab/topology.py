@@ -49,6 +49,9 @@ class MachineSpec:
     host_byte: int
     gpu: GpuModel | None = None
     gpu_count: int = 0
+    platform: str = "ubuntu-22.04"
+    by_default: bool = True
+    """Whether it belongs to a lab that nobody asked for more."""
 
     @property
     def address(self) -> str:
@@ -76,9 +79,11 @@ class MachineSpec:
 RTX_A5000 = GpuModel("NVIDIA RTX A5000", 24564, "8.6")
 A40 = GpuModel("NVIDIA A40", 46068, "8.6")
 
-# The paper's table 2: server A has 8 A5000, server B 2 A40.
+# The paper's table 2: server A has 8 A5000, server B 2 A40. The others are there for their platforms.
 MACHINES = (
     MachineSpec("gateway", 10),
     MachineSpec("server-a", 11, RTX_A5000, 8),
     MachineSpec("server-b", 12, A40, 2),
+    MachineSpec("server-c", 13, RTX_A5000, 1, "debian-12", by_default=False),
+    MachineSpec("server-d", 14, RTX_A5000, 1, "ubuntu-24.04", by_default=False),
 )

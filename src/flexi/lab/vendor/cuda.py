@@ -92,12 +92,38 @@ def own_driver_with_ubuntus_names(version: str, pocket: str) -> list[Stub]:
     ]
 
 
+def own_driver_with_debians_names(version: str, pocket: str) -> list[Stub]:
+    """The driver of NVIDIA's debian12 repository, whose packages have the names of Debian's.
+
+    Unverified which parts it has beside those that published pins for it name (nvidia-*, libnvidia-*, libcuda*).
+    """
+    package = f"{version}-1"
+    same = f"(= {package})"
+    return [
+        Stub("libcuda1", package, pocket),
+        Stub("libnvidia-ml1", package, pocket, files=marker("userland.json", version=version)),
+        Stub("libnvidia-cfg1", package, pocket),
+        Stub("nvidia-kernel-support", package, pocket, provides=("nvidia-kernel-support--v1",)),
+        Stub("nvidia-kernel-dkms", package, pocket, (f"nvidia-kernel-support {same}", "dkms")),
+        Stub("nvidia-modprobe", package, pocket),
+        Stub("nvidia-persistenced", package, pocket, ("libnvidia-cfg1",)),
+        Stub("nvidia-smi", package, pocket, (f"libnvidia-ml1 {same}",)),
+        Stub(
+            "nvidia-driver", package, pocket, (f"libcuda1 {same}", f"nvidia-smi {same}", f"nvidia-kernel-dkms {same}")
+        ),
+        Stub("cuda-drivers", package, pocket, (f"nvidia-driver (>= {version})",)),
+    ]
+
+
 def repository(pocket: str) -> list[Stub]:
-    """What stands in NVIDIA's repository for a platform."""
+    """What stands in NVIDIA's repository for a platform (`ubuntu2204`)."""
+    if pocket.startswith("ubuntu"):
+        drivers = [*own_driver_with_ubuntus_names("580.178.04", pocket), *own_driver("610.57", pocket)]
+    else:
+        drivers = own_driver_with_debians_names("610.57", pocket)
     return [
         *toolkit("12.2", "12.2.140", pocket),
         *toolkit("12.4", "12.4.131", pocket),
         Stub("cuda", "12.4.1-1", pocket, ("cuda-12-4",)),
-        *own_driver_with_ubuntus_names("580.178.04", pocket),
-        *own_driver("610.57", pocket),
+        *drivers,
     ]

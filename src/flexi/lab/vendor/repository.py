@@ -1,6 +1,6 @@
 """Signed apt repositories of the stub packages, built once for each content of the tables.
 
-Needs dpkg-deb, apt-ftparchive and gpg. Layout of the result:
+Needs apt-ftparchive and gpg. Layout of the result:
 
     archives/<name>/<distribution>/dists/<suite>/…     that day's indexes
     archives/<name>/<distribution>/pool -> …           every day's packages
@@ -19,7 +19,6 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,26 +31,54 @@ CUDA_KEY = "3bf863cc.pub"
 
 
 @dataclass(frozen=True)
+class Suite:
+    """What a suite's Release file says of it."""
+
+    suite: str
+    codename: str
+    version: str
+    label: str
+
+
+@dataclass(frozen=True)
 class Distribution:
-    """A vendor's archive of releases. `suites` maps each to the codename and version that its Release file says."""
+    """A vendor's archive of releases; `suites` by the name of their directory."""
 
     name: str
     origin: str
     components: tuple[str, ...]
-    suites: Mapping[str, tuple[str, str]]
+    suites: Mapping[str, Suite]
 
     @property
     def keyring(self) -> str:
         return f"keys/{self.name}.gpg"
 
 
+def _ubuntu_suites(codename: str, version: str) -> dict[str, Suite]:
+    return {
+        name: Suite(name, codename, version, "Ubuntu")
+        for name in (codename, f"{codename}-updates", f"{codename}-security")
+    }
+
+
 UBUNTU = Distribution(
     "ubuntu",
     "Ubuntu",
     ("main", "restricted", "universe", "multiverse"),
-    {"jammy": ("jammy", "22.04"), "jammy-security": ("jammy", "22.04")},
+    {**_ubuntu_suites("jammy", "22.04"), **_ubuntu_suites("noble", "24.04")},
 )
-DISTRIBUTIONS = (UBUNTU,)
+# As in the Release files of November 2026.
+DEBIAN = Distribution(
+    "debian",
+    "Debian",
+    ("main", "contrib", "non-free", "non-free-firmware"),
+    {
+        "bookworm": Suite("oldstable", "bookworm", "12.15", "Debian"),
+        "bookworm-updates": Suite("oldstable-updates", "bookworm-updates", "12-updates", "Debian"),
+        "bookworm-security": Suite("oldstable-security", "bookworm-security", "12", "Debian-Security"),
+    },
+)
+DISTRIBUTIONS = (UBUNTU, DEBIAN)
 
 
 def cuda_path(platform: str) -> str:
@@ -81,19 +108,27 @@ def build_repositories(days: Mapping[str, Sequence[Stub]], target: Path) -> None
     with tempfile.TemporaryDirectory(dir=target) as scratch:
         for directory in {str(Path(path).parent) for path in every}:
             (target / directory).mkdir(parents=True)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            places = (Path(scratch) / str(number) for number in range(len(every)))
-            list(pool.map(build, every.values(), places, (target / path for path in every)))
+        for path, stub in every.items():
+            (target / path).write_bytes(build(stub))
         (target / "keys").mkdir()
         for distribution in DISTRIBUTIONS:
             key = _Key(Path(scratch) / f"{distribution.name}-key", f"{distribution.origin} archive (flexi lab)")
             index = _paragraphs(target / PACKAGES / distribution.name, "pool")
+            written: dict[tuple[str, ...], Path] = {}
             for day, stubs in days.items():
                 root = target / ARCHIVES / day / distribution.name
                 root.mkdir(parents=True)
                 (root / "pool").symlink_to(Path("../../..") / PACKAGES / distribution.name / "pool")
+                (root / "dists").mkdir()
                 for suite in distribution.suites:
-                    _suite(distribution, suite, [s for s in stubs if s.pocket == suite], index, root, key)
+                    rows = [stub for stub in stubs if stub.pocket == suite]
+                    dist = root / "dists" / suite
+                    # Most suites are the same on most days, and signing takes long.
+                    same = written.setdefault((suite, *sorted(map(deb_path, rows))), dist)
+                    if same == dist:
+                        _suite(distribution, suite, rows, index, dist, key)
+                    else:
+                        dist.symlink_to(os.path.relpath(same, dist.parent))
             (target / distribution.keyring).write_bytes(key.public(armour=False))
         key = _Key(Path(scratch) / "cuda-key", "cudatools (flexi lab)")
         flat = [target / cuda_path(name) for name in sorted({stub.pocket for stub in every.values()} - suites)]
@@ -124,21 +159,20 @@ def _different(stubs: Iterable[Stub]) -> dict[str, Stub]:
 
 
 def _suite(
-    distribution: Distribution, suite: str, stubs: Sequence[Stub], index: Mapping[str, bytes], root: Path, key: _Key
+    distribution: Distribution, suite: str, stubs: Sequence[Stub], index: Mapping[str, bytes], dist: Path, key: _Key
 ) -> None:
-    dist = root / "dists" / suite
     for component in distribution.components:
         directory = dist / component / "binary-amd64"
         directory.mkdir(parents=True)
         names = [f"pool/{suite}/{stub.file_name}" for stub in stubs if stub.component == component]
         _write_index(directory, b"".join(index[name] for name in sorted(names)))
-    codename, version = distribution.suites[suite]
+    said = distribution.suites[suite]
     fields = {
         "Origin": distribution.origin,
-        "Label": distribution.origin,
-        "Suite": suite,
-        "Codename": codename,
-        "Version": version,
+        "Label": said.label,
+        "Suite": said.suite,
+        "Codename": said.codename,
+        "Version": said.version,
         "Architectures": "amd64",
         "Components": " ".join(distribution.components),
     }

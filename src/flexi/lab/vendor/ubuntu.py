@@ -17,6 +17,7 @@ Description=NVIDIA Persistence Daemon
 Wants=syslog.target
 
 [Service]
+Type=forking
 ExecStart=/usr/bin/nvidia-persistenced --no-persistence-mode --verbose
 """
 
@@ -72,6 +73,8 @@ NOBLE = Release(
 
 DRIVERS = {"535-server": "535.309.01", "580-server": "580.173.02"}
 """The branches and the driver that each of them holds."""
+NEWER_580 = "580.181.07"
+"""What 580-server holds one day; invented."""
 
 
 def kernel(build: Kernel, pocket: str) -> list[Stub]:
@@ -88,14 +91,18 @@ def kernel(build: Kernel, pocket: str) -> list[Stub]:
     ]
 
 
-def modules(branch: str, build: Kernel, pocket: str) -> list[Stub]:
-    """Signed modules of a driver branch for one kernel, and the meta package that follows the kernel's flavour."""
-    driver = DRIVERS[branch]
+def modules(branch: str, build: Kernel, pocket: str, driver: str | None = None) -> list[Stub]:
+    """Signed modules of a driver branch for one kernel, and the meta package that follows the kernel's flavour.
+
+    `driver` is another one than the branch's, whose modules then come as a later build.
+    """
+    version = f"{build.version}+1" if driver else build.version
+    driver = driver or DRIVERS[branch]
     common = f"nvidia-kernel-common-{branch}"
     return [
         Stub(
             f"linux-modules-nvidia-{branch}-{build.release}",
-            build.version,
+            version,
             pocket,
             (f"linux-image-{build.release}",),
             section="restricted/kernel",
@@ -103,10 +110,10 @@ def modules(branch: str, build: Kernel, pocket: str) -> list[Stub]:
         ),
         Stub(
             f"linux-modules-nvidia-{branch}-{build.flavour}",
-            build.version,
+            version,
             pocket,
             (
-                f"linux-modules-nvidia-{branch}-{build.release} (= {build.version})",
+                f"linux-modules-nvidia-{branch}-{build.release} (= {version})",
                 f"{common} (<= {driver}-1)",
                 f"{common} (>= {driver})",
             ),
@@ -256,4 +263,14 @@ def ended_branch(release: Release) -> list[Stub]:
         *transitional("535-server", "580-server", version, pocket),
         *transitional_modules("535-server", "580-server", release.kernel, pocket),
         *transitional_modules("535-server", "580-server", release.hwe, pocket),
+    ]
+
+
+def next_driver(release: Release) -> list[Stub]:
+    """The newer 580-server that comes one day, in the security pocket, with its modules."""
+    name, pocket = "580-server", release.security
+    return [
+        *driver(name, release.driver_version(NEWER_580), pocket),
+        *modules(name, release.kernel, pocket, NEWER_580),
+        *modules(name, release.hwe, pocket, NEWER_580),
     ]
