@@ -2,21 +2,38 @@
 
 from pyinfra import host
 
-from roles import agent, base, cuda, driver, firewall, gateway, ollama
+from roles import agent, base, cuda, driver, firewall, gateway, ollama, turn
 
+site = host.data.flexi_plan
 plan = host.data.flexi_host
 
+
+def change() -> None:
+    """What may interrupt the host's service: one serving host after the other, drained before and verified after."""
+    interruptions = [*ollama.retire(plan, _sudo=True)]
+    if plan.driver:
+        interruptions += driver.install(plan, _sudo=True)
+    if plan.ollama:
+        # The agent first: it says why an instance does not start, and goes on caring for the others.
+        agent.install(plan, agent.install_package(_sudo=True), _sudo=True)
+        interruptions += ollama.install(plan, _sudo=True)
+    turn.end(plan, interruptions, _sudo=True)
+
+
+mine = turn.number(site, plan.name)
+if plan.driver:
+    driver.permit(plan, _sudo=True)
 base.install(plan, _sudo=True)
 firewall.install(plan, _sudo=True)
 if plan.driver:
-    driver.install(plan.driver, _sudo=True)
+    driver.prepare(plan.driver, _sudo=True)
 if plan.cuda:
     cuda.install(plan.cuda, _sudo=True)
-if plan.ollama or "gateway" in plan.roles:
-    agent.install_package(_sudo=True)
 if plan.ollama:
-    # The agent first: it says why an instance does not start, and goes on caring for the others.
-    agent.install(plan, _sudo=True)
-    ollama.install(plan.ollama, plan.gpu_count, _sudo=True)
+    ollama.fetch(plan.ollama, _sudo=True)
+for number in host.loop(turn.numbers(site)):
+    turn.begin(number, mine, _sudo=True)
+    if number == mine:
+        change()
 if "gateway" in plan.roles:
-    gateway.install(host.data.flexi_plan, _sudo=True)
+    gateway.install(site, agent.install_package(_sudo=True), _sudo=True)

@@ -8,6 +8,7 @@ from io import BytesIO, StringIO
 
 from pyinfra import host
 from pyinfra.api import deploy
+from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import files, server, systemd
 
 from flexi.agent_config import agent_config
@@ -24,7 +25,8 @@ USER = "flexi-agent"
 
 
 @deploy("Agent package")
-def install_package() -> None:
+def install_package() -> OperationMeta:
+    """Returns the operation that writes the agent."""
     server.group(name=f"Make the group {USER}", group=USER, system=True)
     server.user(
         name="Make the agent's user",
@@ -36,7 +38,7 @@ def install_package() -> None:
         ensure_home=False,
     )
     files.directory(name="Make the agent's directory", path="/opt/flexi", mode="0755")
-    files.put(
+    return files.put(
         name="Write the agent",
         src=BytesIO(build()),
         dest=PACKAGE,
@@ -45,29 +47,33 @@ def install_package() -> None:
 
 
 @deploy("Agent")
-def install(plan: HostPlan) -> None:
+def install(plan: HostPlan, package: OperationMeta) -> None:
     files.directory(name="Make the directory of the drain switches", path="/etc/flexi/drain.d", mode="0755")
-    files.put(
+    config = files.put(
         name="Write the agent's configuration",
         src=StringIO(json.dumps(agent_config(plan), indent=2) + "\n"),
         dest=CONFIG,
         mode="0644",
         create_remote_dir=False,
     )
-    for unit in host.loop(SHARE):
-        files.put(name=f"Write {unit}", src=f"templates/agent/{unit}", dest=f"{UNITS}/{unit}", mode="0644")
+    share = [
+        files.put(name=f"Write {name}", src=f"templates/agent/{name}", dest=f"{UNITS}/{name}", mode="0644")
+        for name in host.loop(SHARE)
+    ]
     applied(
         name="Restart flexi-share.socket with what is new",
         what="flexi-share.socket",
         inputs=tuple(f"{UNITS}/{unit}" for unit in SHARE),
         command="systemctl restart flexi-share.socket",
+        after=share,
     )
     systemd.service(name="Start flexi-share.socket", service="flexi-share.socket", running=True, enabled=True)
-    files.put(name="Write the agent's unit", src="templates/agent/flexi-agent.service", dest=UNIT, mode="0644")
+    unit = files.put(name="Write the agent's unit", src="templates/agent/flexi-agent.service", dest=UNIT, mode="0644")
     applied(
         name="Restart the agent with what is new",
         what="flexi-agent.service",
         inputs=(PACKAGE, CONFIG, UNIT),
         command="systemctl restart flexi-agent.service",
+        after=[package, config, unit],
     )
     systemd.service(name="Start the agent", service="flexi-agent.service", running=True, enabled=True)

@@ -52,16 +52,19 @@ def install(plan: HostPlan) -> None:
     )
     _repositories(base)
     installed(name="Install what the roles rely on", packages=base.packages)
-    files.put(name="Set kernel limits for many connections", src="templates/base/sysctl.conf", dest=SYSCTL, mode="0644")
+    limits = files.put(
+        name="Set kernel limits for many connections", src="templates/base/sysctl.conf", dest=SYSCTL, mode="0644"
+    )
     applied(
         name="Apply the kernel limits",
         what="sysctl",
         inputs=(SYSCTL,),
         command="systemctl restart systemd-sysctl.service",
+        after=[limits],
     )
     time_daemon(name="Keep the time in sync, with the host's own daemon if it has one")
     if base.ntp_servers:
-        files.template(
+        servers = files.template(
             name="Name the site's time servers",
             src="templates/base/timesyncd.conf.j2",
             dest=TIMESYNCD,
@@ -73,6 +76,7 @@ def install(plan: HostPlan) -> None:
             what="timesyncd",
             inputs=(TIMESYNCD,),
             command="systemctl try-restart systemd-timesyncd.service",
+            after=[servers],
         )
     files.directory(name="Make flexi's configuration directory", path="/etc/flexi", mode="0755")
     _retire(plan)
@@ -113,12 +117,6 @@ def _repositories(base: BasePlan) -> None:
 
 
 def _retire(plan: HostPlan) -> None:
-    instances = plan.ollama.instances if plan.ollama else ()
-    retired(
-        name="Stop instances that the plan no longer has here",
-        pattern="ollama@*.service",
-        keep=[instance.unit for instance in instances],
-    )
     if not plan.agent:
         retired(name="Stop the agent of a host without instances", pattern="flexi-agent.service", keep=())
     if "gateway" not in plan.roles:

@@ -1,33 +1,58 @@
 """The NVIDIA driver, headless and with signed modules, pinned, held, and running: a reboot only when it is not."""
 
+from pyinfra import host
 from pyinfra.api import deploy
+from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import files, systemd
 
 from flexi.operations.applying import applied
-from flexi.operations.packages import held, installed, obtainable, unheld_but
-from flexi.operations.system import running_driver
-from flexi.plan.model import DriverPlan
+from flexi.operations.draining import Interruption
+from flexi.operations.packages import held, installed, kernel_modules, obtainable, unheld_but, updated
+from flexi.operations.rebooting import reboot_permitted, rebooted
+from flexi.plan.model import DriverPlan, HostPlan
 
 NOUVEAU = "/etc/modprobe.d/flexi-nouveau.conf"
 PERSISTENCED = "/etc/systemd/system/nvidia-persistenced.service.d/flexi.conf"
 
 
 @deploy("Driver")
-def install(plan: DriverPlan) -> None:
+def permit(plan: HostPlan) -> None:
+    """Before anything else: a host that would need a reboot which is not allowed is left as it is."""
+    assert plan.driver is not None
+    reboot_permitted(
+        name="See that no reboot is due, or that it is allowed",
+        major=plan.driver.major,
+        packages=plan.driver.packages,
+        maintenance=plan.maintenance,
+    )
+
+
+@deploy("Driver")
+def prepare(plan: DriverPlan) -> None:
+    """What interrupts nobody, and fails before anything does."""
     if plan.wanted_version:
         obtainable(
             name=f"Make sure that {plan.wanted_version} can be had",
             package=plan.version_package,
             version=plan.wanted_version,
         )
+
+
+@deploy("Driver")
+def install(plan: HostPlan) -> list[OperationMeta]:
+    """Returns the operations that interrupt the host's instances."""
+    driver = plan.driver
+    assert driver is not None
+    instances = plan.ollama.instances if plan.ollama else ()
+    interrupts = Interruption(tuple(i.group for i in instances), plan.maintenance.drain_timeout_s)
     files.template(
         name="Pin the driver's packages",
         src="templates/driver/preferences.j2",
         dest="/etc/apt/preferences.d/flexi-driver",
         mode="0644",
-        pins=plan.pins,
+        pins=driver.pins,
     )
-    files.put(
+    nouveau = files.put(
         name="Keep nouveau from taking the cards",
         src="templates/driver/nouveau.conf",
         dest=NOUVEAU,
@@ -39,18 +64,39 @@ def install(plan: DriverPlan) -> None:
         dest="/etc/modules-load.d/flexi-nvidia.conf",
         mode="0644",
     )
-    unheld_but(name="Let go of the packages of another branch", packages=plan.holds)
-    installed(name=f"Install the driver {plan.branch}", packages=plan.packages)
-    held(name="Hold the driver and the kernel that it is built for", packages=plan.holds)
+    released = unheld_but(name="Let go of the packages of another branch", packages=driver.holds)
+    packages = installed(name=f"Install the driver {driver.branch}", packages=driver.packages, interrupts=interrupts)
+    interruptions = [packages]
+    if host.data.get("update"):
+        update = updated(
+            name="Update the driver and the kernel within their branch",
+            packages=driver.holds,
+            module_package=driver.module_package,
+            interrupts=interrupts,
+        )
+        interruptions.append(update)
+    if driver.module_package:
+        kernel_modules(name="Have modules for the kernel that boots next", module_package=driver.module_package)
+    held(
+        name="Hold the driver and the kernel that it is built for",
+        packages=driver.holds,
+        after=[released, packages],
+    )
     applied(
         name="Leave nouveau out of the initramfs",
         what="initramfs",
         inputs=(NOUVEAU,),
         command="! command -v update-initramfs >/dev/null || update-initramfs -u",
+        after=[nouveau],
     )
-    # One host at a time, so that the site never stands still as a whole.
-    running_driver(name="Reboot into the driver if another one runs", major=plan.major, _serial=True)
-    files.put(
+    reboot = rebooted(
+        name="Reboot into the driver and the kernel if others run",
+        major=driver.major,
+        maintenance=plan.maintenance,
+        interrupts=interrupts,
+        after=interruptions[1:],
+    )
+    persistence = files.put(
         name="Let the persistence daemon keep the cards awake",
         src="templates/driver/nvidia-persistenced.conf",
         dest=PERSISTENCED,
@@ -61,6 +107,7 @@ def install(plan: DriverPlan) -> None:
         what="nvidia-persistenced.service",
         inputs=(PERSISTENCED,),
         command="systemctl restart nvidia-persistenced.service",
+        after=[persistence],
     )
     systemd.service(
         name="Keep the driver loaded between uses",
@@ -68,3 +115,4 @@ def install(plan: DriverPlan) -> None:
         running=True,
         enabled=True,
     )
+    return [*interruptions, reboot]

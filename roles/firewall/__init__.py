@@ -17,15 +17,25 @@ UNIT = "/etc/systemd/system/flexi-firewall.service"
 
 @deploy("Firewall")
 def install(plan: HostPlan) -> None:
-    validated_file(
+    rules = validated_file(
         name="Write the firewall rules, checked by nft",
         dest=RULES,
         content=render("firewall/firewall.nft.j2", rules=plan.firewall.rules),
         check="nft -c -f {}",
     )
-    firewall_raised(name="Put the rules in force, unless they lock us out", rules=RULES, table="inet flexi")
-    files.put(name="Write the firewall's unit", src="templates/firewall/flexi-firewall.service", dest=UNIT, mode="0644")
-    applied(name="Let systemd read the firewall's unit", what="flexi-firewall.service", inputs=(UNIT,), command=":")
+    firewall_raised(
+        name="Put the rules in force, unless they lock us out", rules=RULES, table="inet flexi", after=[rules]
+    )
+    unit = files.put(
+        name="Write the firewall's unit", src="templates/firewall/flexi-firewall.service", dest=UNIT, mode="0644"
+    )
+    applied(
+        name="Let systemd read the firewall's unit",
+        what="flexi-firewall.service",
+        inputs=(UNIT,),
+        command=":",
+        after=[unit],
+    )
     systemd.service(
         name="Raise the firewall at every boot",
         service="flexi-firewall.service",

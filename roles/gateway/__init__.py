@@ -9,6 +9,7 @@ from io import StringIO
 
 from pyinfra import host
 from pyinfra.api import deploy
+from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import files, systemd
 
 from flexi.agent_config import catalogue_config
@@ -28,18 +29,19 @@ HEALTH_CONSUMER = "flexi-health"
 
 
 @deploy("Gateway")
-def install(plan: Plan) -> None:
+def install(plan: Plan, package: OperationMeta) -> None:
+    """`package` is the operation that writes the agent, whose other program is the catalogue."""
     gateway = plan.gateway
     installed(name="Install HAProxy", packages=gateway.packages)
 
-    files.put(
+    catalogue = files.put(
         name="Write the catalogue's configuration",
         src=StringIO(json.dumps(catalogue_config(plan), indent=2) + "\n"),
         dest=CATALOGUE,
         mode="0644",
         create_remote_dir=False,
     )
-    files.put(
+    unit = files.put(
         name="Write the catalogue's unit", src="templates/gateway/flexi-catalogue.service", dest=UNIT, mode="0644"
     )
     applied(
@@ -47,25 +49,28 @@ def install(plan: Plan) -> None:
         what="flexi-catalogue.service",
         inputs=(PACKAGE, CATALOGUE, UNIT),
         command="systemctl restart flexi-catalogue.service",
+        after=[package, catalogue, unit],
     )
     systemd.service(name="Start the catalogue", service="flexi-catalogue.service", running=True, enabled=True)
 
     files.directory(name="Make the directory of the gateway's tables", path=MAPS, mode="0755")
-    files.template(
+    models = files.template(
         name="Write which model runs where",
         src="templates/gateway/models.map.j2",
         dest=f"{MAPS}/models.map",
         mode="0644",
         backends=gateway.backends,
     )
-    for table in host.loop(("dialects.map", "dialects-end.map")):
+    dialects = [
         files.put(
             name=f"Write how errors look in each API ({table})",
             src=f"templates/gateway/{table}",
             dest=f"{MAPS}/{table}",
             mode="0644",
         )
-    files.template(
+        for table in host.loop(("dialects.map", "dialects-end.map"))
+    ]
+    keys = files.template(
         name="Write the consumers' keys (hashes only)",
         src="templates/gateway/keys.map.j2",
         dest=f"{MAPS}/keys.map",
@@ -74,13 +79,13 @@ def install(plan: Plan) -> None:
         mode="0640",
         consumers=gateway.consumers,
     )
-    health_key(
+    health = health_key(
         name="Make the key of the health checks, which never leaves this host",
         key_header="/etc/flexi/health.header",
         key_map=f"{MAPS}/local.map",
         consumer=HEALTH_CONSUMER,
     )
-    validated_file(
+    config = validated_file(
         name="Write HAProxy's configuration, checked by HAProxy",
         dest=HAPROXY,
         content=render("gateway/haproxy.cfg.j2", gateway=gateway, maps=MAPS),
@@ -92,5 +97,6 @@ def install(plan: Plan) -> None:
         what="haproxy.service",
         inputs=(HAPROXY, *(f"{MAPS}/{table}" for table in tables)),
         command="systemctl reload-or-restart haproxy.service",
+        after=[config, models, *dialects, keys, health],
     )
     systemd.service(name="Start HAProxy", service="haproxy.service", running=True, enabled=True)

@@ -2,12 +2,23 @@
 
 from pyinfra import host
 from pyinfra.api import deploy
+from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import files, server, systemd
 
 from flexi.operations.applying import applied
-from flexi.operations.ollama import CURRENT_DIGEST, RELEASES, current_release, environment_file, release
+from flexi.operations.draining import Interruption
+from flexi.operations.ollama import (
+    CURRENT_DIGEST,
+    RELEASES,
+    current_release,
+    environment_file,
+    previous_release,
+    release,
+    releases_kept,
+)
 from flexi.operations.packages import installed
-from flexi.plan.model import OllamaPlan
+from flexi.operations.retiring import retired
+from flexi.plan.model import HostPlan, InstancePlan, OllamaPlan
 
 HOMES = "/var/lib/ollama"
 UNIT = "/etc/systemd/system/ollama@.service"
@@ -15,7 +26,8 @@ DEVICE_GROUPS = ("video", "render")
 
 
 @deploy("Ollama")
-def install(plan: OllamaPlan, gpu_count: int) -> None:
+def fetch(plan: OllamaPlan) -> None:
+    """What takes long and interrupts nobody: the release lies beside the one in use."""
     for group in host.loop(("ollama", *DEVICE_GROUPS)):
         server.group(name=f"Make the group {group}", group=group, system=True)
     server.user(
@@ -30,18 +42,38 @@ def install(plan: OllamaPlan, gpu_count: int) -> None:
     )
     for directory in host.loop((HOMES, "/etc/ollama", RELEASES)):
         files.directory(name=f"Make {directory}", path=directory, mode="0755")
-
     installed(name="Install what unpacks a release", packages=plan.packages)
     release(name=f"Unpack Ollama {plan.version}, its digest checked", plan=plan)
-    current_release(name=f"Make {plan.version} the current release", version=plan.version)
-    files.put(
+
+
+@deploy("Ollama")
+def retire(plan: HostPlan) -> list[OperationMeta]:
+    """Stop what the plan no longer has here; returns the operations that interrupt."""
+    instances = plan.ollama.instances if plan.ollama else ()
+    return [
+        retired(
+            name="Stop instances that the plan no longer has here",
+            pattern="ollama@*.service",
+            keep=[instance.unit for instance in instances],
+            drain_timeout_s=plan.maintenance.drain_timeout_s,
+        )
+    ]
+
+
+@deploy("Ollama")
+def install(plan: HostPlan) -> list[OperationMeta]:
+    """Switch to the planned release and settings; returns the operations that interrupt instances."""
+    ollama = plan.ollama
+    assert ollama is not None
+    switch = current_release(name=f"Make {ollama.version} the current release", version=ollama.version)
+    unit = files.put(
         name="Write the instances' unit",
         src="templates/ollama/ollama@.service",
         dest=UNIT,
         mode="0644",
     )
-
-    for instance in host.loop(plan.instances):
+    restarts = []
+    for instance in host.loop(ollama.instances):
         for directory in host.loop((instance.home, instance.store)):
             files.directory(
                 name=f"Make {directory}",
@@ -50,16 +82,35 @@ def install(plan: OllamaPlan, gpu_count: int) -> None:
                 group="ollama",
                 mode="0700",
             )
-        environment_file(name=f"Write {instance.environment_file}", instance=instance, gpu_count=gpu_count)
-        applied(
-            name=f"Restart {instance.unit} with what is new",
-            what=instance.unit,
-            inputs=(UNIT, instance.environment_file, CURRENT_DIGEST),
-            command=f"systemctl restart {instance.unit}",
+        environment = environment_file(
+            name=f"Write {instance.environment_file}", instance=instance, gpu_count=plan.gpu_count
         )
+        restarts.append(_restart(plan, instance, [switch, unit, environment]))
         systemd.service(
             name=f"Start {instance.unit}",
             service=instance.unit,
             running=True,
             enabled=True,
         )
+    releases_kept(name="Remove releases that nobody goes back to", version=ollama.version)
+    return restarts
+
+
+@deploy("Ollama")
+def roll_back(plan: HostPlan) -> list[OperationMeta]:
+    """Switch to the release before; returns the operations that interrupt instances."""
+    assert plan.ollama is not None
+    assert plan.driver is not None
+    switch = previous_release(name="Make the previous release current", major=plan.driver.major)
+    return [_restart(plan, instance, [switch]) for instance in host.loop(plan.ollama.instances)]
+
+
+def _restart(plan: HostPlan, instance: InstancePlan, after: list[OperationMeta]) -> OperationMeta:
+    return applied(
+        name=f"Restart {instance.unit} with what is new",
+        what=instance.unit,
+        inputs=(UNIT, instance.environment_file, CURRENT_DIGEST),
+        command=f"systemctl restart {instance.unit}",
+        after=after,
+        interrupts=Interruption((instance.group,), plan.maintenance.drain_timeout_s),
+    )

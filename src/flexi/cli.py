@@ -109,10 +109,31 @@ def plan(site: str, as_json: bool) -> None:
 @click.option("--dry", is_flag=True, help="Only show what would change.")
 @click.option("--limit", multiple=True, metavar="HOST", help="Only this host (may be repeated).")
 @click.option("--no-wait", is_flag=True, help="Do not wait until the models are loaded.")
-def deploy(site: str, dry: bool, limit: tuple[str, ...], no_wait: bool) -> None:
+@click.option("--allow-reboot", is_flag=True, help="Reboot hosts whose driver or kernel needs it, one after the other.")
+@click.option("--update", is_flag=True, help="Also bring driver and kernel to the newest of their branch.")
+@click.option("--accept-gpus", multiple=True, metavar="HOST", help="Take HOST's cards as they are: some were replaced.")
+def deploy(
+    site: str,
+    dry: bool,
+    limit: tuple[str, ...],
+    no_wait: bool,
+    allow_reboot: bool,
+    update: bool,
+    accept_gpus: tuple[str, ...],
+) -> None:
     """Make the hosts what the site file says. Running it again changes nothing."""
     path, what = load(site)
-    sys.exit(deploying.deploy(what, path, out(), dry=dry, limit=limit, wait=not no_wait))
+    wish = deploying.Wish(limit, allow_reboot, update, accept_gpus)
+    sys.exit(deploying.deploy(what, path, out(), wish, dry=dry, wait=not no_wait))
+
+
+@cli.command()
+@site_argument
+@click.option("--host", "hosts", multiple=True, metavar="HOST", help="Only this host (may be repeated).")
+def rollback(site: str, hosts: tuple[str, ...]) -> None:
+    """Go back to the Ollama release before the present one, host by host, without a download."""
+    path, what = load(site)
+    sys.exit(deploying.roll_back(what, path, out(), deploying.Wish(limit=hosts)))
 
 
 @cli.command()

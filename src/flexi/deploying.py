@@ -6,7 +6,7 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -30,15 +30,46 @@ def inventory_file(site_file: Path) -> Path:
     return path
 
 
-def pyinfra_command(site_file: Path, *, dry: bool = False, limit: Sequence[str] = ()) -> list[str]:
+@dataclass(frozen=True)
+class Wish:
+    """What the admin asks for beside the site file. Host names are those of the site."""
+
+    limit: tuple[str, ...] = ()
+    """Only these hosts; empty means all."""
+    allow_reboot: bool = False
+    update: bool = False
+    """Bring driver and kernel to the newest of their branch, although they are on hold."""
+    accept_gpus: tuple[str, ...] = ()
+    """Hosts whose cards may be others than before."""
+
+    @property
+    def data(self) -> list[str]:
+        """pyinfra's data for it: what an admin types after `--data`."""
+        switches = {"allow_reboot": "yes" if self.allow_reboot else "", "update": "yes" if self.update else ""}
+        given = {**switches, "accept_gpus": ",".join(self.accept_gpus)}
+        return [f"{key}={value}" for key, value in given.items() if value]
+
+    def checked(self, plan: Plan) -> Wish:
+        """Itself; InputError where it names a host that the site does not have."""
+        known = [host.name for host in plan.hosts]
+        for option, names in (("--limit", self.limit), ("--accept-gpus", self.accept_gpus)):
+            for name in names:
+                if name not in known:
+                    raise InputError(f"{option} {name}: the site has no such host; it has {', '.join(known)}")
+        return self
+
+
+def pyinfra_command(site_file: Path, wish: Wish, *, script: str = "deploy.py", dry: bool = False) -> list[str]:
     """The command that an admin could type as well, run from the checkout."""
     command = [str(Path(sys.executable).with_name("pyinfra"))]
     # pyinfra tells its story on standard error; with --json the outcome of each host is on standard output.
     command += ["--dry"] if dry else ["-y", "--json"]
-    for host in limit:
+    for host in wish.limit:
         command += ["--limit", host]
+    for pair in wish.data:
+        command += ["--data", pair]
     path = inventory_file(site_file).resolve()
-    return [*command, str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path), "deploy.py"]
+    return [*command, str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path), script]
 
 
 def failed_hosts(output: str) -> list[str]:
@@ -54,37 +85,60 @@ def changes(output: str) -> int:
     return int(json.loads(output)["results"]["totals"]["success"])
 
 
-def deploy(plan: Plan, site_file: Path, console: Console, *, dry: bool, limit: Sequence[str], wait: bool) -> int:
-    """Run pyinfra and, unless told otherwise, wait for the models; returns the exit status."""
-    known = [host.name for host in plan.hosts]
-    for name in limit:
-        if name not in known:
-            raise InputError(f"--limit {name}: the site has no such host; it has {', '.join(known)}")
-    command = pyinfra_command(site_file, dry=dry, limit=limit)
+def run_pyinfra(plan: Plan, site_file: Path, console: Console, wish: Wish, *, script: str, dry: bool) -> int:
+    """Print the command and run it; returns how many operations changed something, 0 where it was dry.
+
+    FlexiError names the hosts that failed.
+    """
+    command = pyinfra_command(site_file, wish, script=script, dry=dry)
     console.print(f"$ {shlex.join(command)}", highlight=False, soft_wrap=True)
     done = subprocess.run(command, cwd=ROOT, stdout=None if dry else subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
-        failed = failed_hosts(done.stdout or "") or list(limit) or known
+        failed = failed_hosts(done.stdout or "") or list(wish.limit) or [host.name for host in plan.hosts]
         raise FlexiError(f"see above why; safe to run again once it is mended. Not deployed: {', '.join(failed)}")
+    return 0 if dry else changes(done.stdout)
+
+
+def deploy(plan: Plan, site_file: Path, console: Console, wish: Wish, *, dry: bool, wait: bool) -> int:
+    """Run pyinfra and, unless told otherwise, wait for the models; returns the exit status."""
+    wish.checked(plan)
+    changed = run_pyinfra(plan, site_file, console, wish, script="deploy.py", dry=dry)
     if dry:
         return EXIT_OK
-    changed = changes(done.stdout)
     console.print(f"{changed} operations changed something", highlight=False)
-    waited_for = [host.name for host in plan.hosts if host.agent and (not limit or host.name in limit)]
-    if not wait or not waited_for:
+    return wait_for_models(plan, console, wish, settle_s=status.SETTLE_S if changed else 0.0) if wait else EXIT_OK
+
+
+def roll_back(plan: Plan, site_file: Path, console: Console, wish: Wish) -> int:
+    """Make the Ollama release before the present one current on GPU hosts; returns the exit status."""
+    gpu_hosts = tuple(host.name for host in plan.hosts if host.ollama)
+    for name in wish.limit:
+        if name not in gpu_hosts:
+            raise InputError(f"--host {name}: the site has no such GPU host; it has {', '.join(gpu_hosts)}")
+    wish = replace(wish, limit=wish.limit or gpu_hosts)
+    run_pyinfra(plan, site_file, console, wish, script="rollback.py", dry=False)
+    wanted = next(host.ollama.version for host in plan.hosts if host.ollama)
+    console.print(
+        f"The site file still says ollama.version {wanted}: write what runs now into it, or the next deploy goes on",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return wait_for_models(plan, console, wish, settle_s=0.0)
+
+
+def wait_for_models(plan: Plan, console: Console, wish: Wish, settle_s: float) -> int:
+    """Wait until all models on the hosts of the wish are loaded; returns the exit status."""
+    waited_for = [host.name for host in plan.hosts if host.agent and (not wish.limit or host.name in wish.limit)]
+    if not waited_for:
         return EXIT_OK
     result = status.wait_until_ready(
-        plan,
-        console,
-        READY_TIMEOUT_S,
-        lambda plan: status.read_all(plan, waited_for),
-        settle_s=status.SETTLE_S if changed else 0.0,
+        plan, console, READY_TIMEOUT_S, lambda plan: status.read_all(plan, waited_for), settle_s=settle_s
     )
     if not result.ready:
         for point in result.open_points:
             console.print(f"not ready: {point}", highlight=False, markup=False)
         return EXIT_FAILED
-    where = f" on {', '.join(waited_for)}" if limit else ""
+    where = f" on {', '.join(waited_for)}" if wish.limit else ""
     console.print(f"all models{where} are loaded ({result.seconds:.0f} s)", highlight=False)
     return EXIT_OK
 
@@ -92,7 +146,8 @@ def deploy(plan: Plan, site_file: Path, console: Console, *, dry: bool, limit: S
 def deploy_and_verify(site_file: Path, console: Console) -> int:
     """What `lab up` does with machines that are up: deploy, wait for the models, check; returns the exit status."""
     plan = build_plan(load_site(site_file))
-    status_of_deploy = deploy(plan, site_file, console, dry=False, limit=(), wait=True)
+    # Whoever brings a lab up may reboot its machines.
+    status_of_deploy = deploy(plan, site_file, console, Wish(allow_reboot=True), dry=False, wait=True)
     if status_of_deploy != EXIT_OK:
         return status_of_deploy
     health = verifying.verify(site_file)

@@ -35,6 +35,17 @@ class DriverTruth:
     boot_id: str
     tried_boot_id: str | None
     """The boot that our last reboot for the driver led to: a second reboot would not help."""
+    kernel: str = ""
+    """Release of the running kernel."""
+    kernels: tuple[str, ...] = ()
+    """Releases of the installed kernels' packages, oldest first; the last one boots next."""
+
+    @property
+    def next_kernel(self) -> str | None:
+        """The kernel that the next boot starts, where it is another one than the running; None also where the running
+        one is in no package (a container, a kernel of the admin's own)."""
+        newest = self.kernels[-1] if self.kernel in self.kernels else self.kernel
+        return newest if newest != self.kernel else None
 
     @property
     def mismatch(self) -> bool:
@@ -80,6 +91,9 @@ echo "running=$(cat /proc/driver/nvidia/version 2>/dev/null | head -n1)"
 echo "nouveau=$([ -d /sys/module/nouveau ] && echo 1 || echo 0)"
 echo "boot_id=$(cat /proc/sys/kernel/random/boot_id)"
 echo "tried=$(cat {REBOOT_MARK} 2>/dev/null)"
+echo "kernel=$(cat /proc/sys/kernel/osrelease)"
+dpkg-query -W -f='${{db:Status-Status}} ${{Package}}\\n' 'linux-image-*' 2>/dev/null |
+  sed -nE 's/^installed linux-image-(unsigned-)?([0-9])/kernels=\\2/p' | sort -uV
 echo "smi=$(nvidia-smi -L 2>&1 >/dev/null | head -n1; nvidia-smi -L >/dev/null 2>&1 || echo "exit $?")"
 """
 
@@ -91,7 +105,8 @@ class NvidiaDriver(FactBase[DriverTruth]):
         return StringCommand("sh", "-c", QuoteString(_DRIVER_TRUTH.strip()))
 
     def process(self, output: list[str]) -> DriverTruth:
-        values = dict(line.split("=", 1) for line in output if "=" in line)
+        pairs = [line.split("=", 1) for line in output if "=" in line]
+        values = dict(pair for pair in pairs if pair[0] != "kernels")
         version = re.search(r"\b(\d{3}\.\d+(?:\.\d+)*)\b", values.get("running", ""))
         return DriverTruth(
             running=version.group(1) if version else None,
@@ -99,6 +114,8 @@ class NvidiaDriver(FactBase[DriverTruth]):
             smi_error=values.get("smi") or None,
             boot_id=values.get("boot_id", ""),
             tried_boot_id=values.get("tried") or None,
+            kernel=values.get("kernel", ""),
+            kernels=tuple(pair[1].strip() for pair in pairs if pair[0] == "kernels"),
         )
 
 
@@ -197,6 +214,8 @@ class Releases:
 
     installed: dict[str, str]
     current: str | None
+    previous: str | None = None
+    """The release that was current before: what a rollback goes back to."""
 
 
 class OllamaReleases(FactBase[Releases]):
@@ -205,20 +224,23 @@ class OllamaReleases(FactBase[Releases]):
             "sh",
             "-c",
             QuoteString(
-                'for f in /opt/ollama/*/.archive-sha256; do [ -f "$f" ] && echo "$f $(cat "$f")"; done; '
-                'echo "current $(readlink /opt/ollama/current)"; true'
+                # Directories only: through the links each release would be there twice.
+                "for d in /opt/ollama/*; do f=$d/.archive-sha256; "
+                '[ ! -h "$d" ] && [ -f "$f" ] && echo "$f $(cat "$f")"; done; '
+                'echo "current $(readlink /opt/ollama/current)"; echo "previous $(readlink /opt/ollama/previous)"'
             ),
         )
 
     def process(self, output: list[str]) -> Releases:
-        installed, current = {}, None
+        installed: dict[str, str] = {}
+        links: dict[str, str | None] = {}
         for line in output:
             key, _, value = line.partition(" ")
-            if key == "current":
-                current = value.strip().rstrip("/").rsplit("/", 1)[-1] or None
+            if key in ("current", "previous"):
+                links[key] = value.strip().rstrip("/").rsplit("/", 1)[-1] or None
             elif match := re.fullmatch(r"/opt/ollama/([^/]+)/\.archive-sha256", key):
                 installed[match.group(1)] = value.strip()
-        return Releases(installed, current)
+        return Releases(installed, links.get("current"), links.get("previous"))
 
 
 class KeyFingerprints(FactBase[list[str]]):
@@ -260,3 +282,85 @@ class HostFacts(FactBase[HostTruth]):
 
     def process(self, output: list[str]) -> HostTruth:
         return parse("\n".join(output))
+
+
+DRAIN_SWITCHES = "/etc/flexi/drain.d"
+
+
+class DrainSwitches(FactBase[dict[str, str]]):
+    """Groups that take no new requests, each with the first line of its switch: why."""
+
+    default = dict
+
+    def command(self) -> StringCommand:
+        script = f'for f in {DRAIN_SWITCHES}/*; do [ -f "$f" ] && echo "${{f##*/}} $(head -n1 "$f")"; done; true'
+        return StringCommand("sh", "-c", QuoteString(script))
+
+    def process(self, output: list[str]) -> dict[str, str]:
+        pairs = (line.partition(" ") for line in output if line.strip())
+        return {group: reason.strip() for group, _, reason in pairs}
+
+
+class ActiveInstances(FactBase[frozenset[str]]):
+    """Groups whose Ollama runs; one that waits for its GPUs does not."""
+
+    default = frozenset
+
+    def command(self) -> StringCommand:
+        listing = "systemctl list-units --plain --no-legend --no-pager --state=active"
+        return StringCommand("sh", "-c", QuoteString(f"{listing} 'ollama@*.service' | awk '{{print $1}}'"))
+
+    def process(self, output: list[str]) -> frozenset[str]:
+        matches = (re.fullmatch(r"ollama@(.+)\.service", line.strip()) for line in output)
+        return frozenset(match.group(1) for match in matches if match)
+
+
+@dataclass(frozen=True)
+class LocalTime:
+    """The host's wall clock: ISO weekday (1 is Monday) and minutes since midnight."""
+
+    weekday: int
+    minute: int
+
+
+class HostTime(FactBase[LocalTime]):
+    def command(self) -> StringCommand:
+        return StringCommand("date '+%u %H %M'")
+
+    def process(self, output: list[str]) -> LocalTime:
+        weekday, hours, minutes = (int(field) for field in output[0].split())
+        return LocalTime(weekday, 60 * hours + minutes)
+
+
+class InstanceGpus(FactBase[list[str]]):
+    """UUIDs in an instance's environment file; empty where there is none."""
+
+    default = list
+
+    def command(self, path: str) -> StringCommand:
+        script = f"sed -n 's/^CUDA_VISIBLE_DEVICES=//p' {shlex.quote(path)} 2>/dev/null; true"
+        return StringCommand("sh", "-c", QuoteString(script))
+
+    def process(self, output: list[str]) -> list[str]:
+        return [uuid for line in output for uuid in line.strip().split(",") if uuid]
+
+
+class Upgrades(FactBase[dict[str, str]]):
+    """What apt would install or upgrade to bring `packages` (those that are installed, held or not) to the newest
+    that it may have, with the present index and pins: package -> version."""
+
+    default = dict
+
+    def command(self, packages: Sequence[str]) -> StringCommand:
+        names = " ".join(shlex.quote(name) for name in packages)
+        script = (
+            f"have=$(dpkg-query -W -f='${{db:Status-Status}} ${{Package}}\n' {names} 2>/dev/null | "
+            "sed -n 's/^installed //p'); "
+            '[ -z "$have" ] || apt-get -s -qq -o APT::Get::Show-User-Simulation-Note=no install --only-upgrade '
+            "--allow-change-held-packages --no-install-recommends $have | grep ^Inst; true"
+        )
+        return StringCommand("sh", "-c", QuoteString(script))
+
+    def process(self, output: list[str]) -> dict[str, str]:
+        matches = (re.match(r"Inst (\S+) (?:\[[^]]*\] )?\((\S+)", line) for line in output)
+        return {match.group(1): match.group(2) for match in matches if match}

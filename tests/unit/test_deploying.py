@@ -20,9 +20,12 @@ from flexi.site import load_site
 
 
 def test_it_runs_what_an_admin_could_type() -> None:
-    command = deploying.pyinfra_command(INVENTORY / "lab.yaml", limit=["server-a"])
-    assert command[1:] == ["-y", "--json", "--limit", "server-a", "inventory/lab.py", "deploy.py"]
-    assert "--dry" in deploying.pyinfra_command(INVENTORY / "lab.yaml", dry=True)
+    command = deploying.pyinfra_command(
+        INVENTORY / "lab.yaml", deploying.Wish(("server-a",), accept_gpus=("server-b", "server-a"))
+    )
+    data = ["--data", "accept_gpus=server-b,server-a"]
+    assert command[1:] == ["-y", "--json", "--limit", "server-a", *data, "inventory/lab.py", "deploy.py"]
+    assert "--dry" in deploying.pyinfra_command(INVENTORY / "lab.yaml", deploying.Wish(), dry=True)
 
 
 def test_a_site_without_its_two_lines_is_told_so(tmp_path: Path) -> None:
@@ -68,7 +71,7 @@ def test_it_waits_for_the_models_of_the_hosts_that_it_deployed(
 
     monkeypatch.setattr(remote, "run", all_ready)
     console = Console(file=io.StringIO(), width=160)
-    done = deploying.deploy(plan, INVENTORY / "lab.yaml", console, dry=False, limit=limit, wait=True)
+    done = deploying.deploy(plan, INVENTORY / "lab.yaml", console, deploying.Wish(tuple(limit)), dry=False, wait=True)
     assert done == EXIT_OK
     assert hosts == asked
     assert isinstance(console.file, io.StringIO)

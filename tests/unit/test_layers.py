@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,16 @@ def calls(path: Path) -> list[tuple[str, ast.Call]]:
 
 
 def own_operations(path: Path) -> set[str]:
-    """Names that a role imports from flexi.operations: operations of our own."""
+    """Names that a role imports from flexi.operations and that pyinfra made operations of."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    modules = [node for node in imports if (node.module or "").startswith("flexi.operations")]
-    return {alias.asname or alias.name for node in modules for alias in node.names}
+    modules = [(node.module, node.names) for node in imports if (node.module or "").startswith("flexi.operations")]
+    return {
+        alias.asname or alias.name
+        for module, names in modules
+        for alias in names
+        if module and hasattr(getattr(import_module(module), alias.name), "_inner")
+    }
 
 
 def operation_calls(path: Path) -> list[tuple[str, ast.Call]]:

@@ -15,23 +15,41 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.operation import add_op
 from pyinfra.api.operations import run_ops
 
-from flexi.facts import Gpu, NvidiaDriver, NvidiaGpus, OllamaReleases, Stamp
+from flexi.facts import Gpu, NvidiaDriver, NvidiaGpus, OllamaReleases, Stamp, Upgrades
 from flexi.operations.applying import applied
+from flexi.operations.draining import Interruption
 from flexi.operations.gateway import health_key
-from flexi.operations.ollama import current_release, render_environment, resolve_gpus
-from flexi.operations.packages import held, installed, obtainable, signing_key, time_daemon, unheld_but
+from flexi.operations.ollama import (
+    current_release,
+    environment_file,
+    previous_release,
+    releases_kept,
+    render_environment,
+    replaced,
+    resolve_gpus,
+)
+from flexi.operations.packages import (
+    held,
+    installed,
+    kernels_without_modules,
+    obtainable,
+    signing_key,
+    time_daemon,
+    unheld_but,
+)
+from flexi.operations.rebooting import reboot_permitted, rebooted
 from flexi.operations.retiring import retired, sources_retired
-from flexi.operations.system import running_driver, validated_file
-from flexi.plan.model import InstancePlan
+from flexi.operations.system import validated_file
+from flexi.plan.maintenance import parse
+from flexi.plan.model import InstancePlan, MaintenancePlan
 
 
 class Fake:
     """One host whose commands answer as told; everything else succeeds with no output."""
 
-    def __init__(self, responses: Mapping[str, object]) -> None:
-        inventory = Inventory(
-            ([("@fake/host", {"fake_responses": dict(responses), "fake_delay": 0, "fake_delay_jitter": 0})], {})
-        )
+    def __init__(self, responses: Mapping[str, object], data: Mapping[str, object] | None = None) -> None:
+        fake = {"fake_responses": dict(responses), "fake_delay": 0, "fake_delay_jitter": 0}
+        inventory = Inventory(([("@fake/host", {**fake, **(data or {})})], {}))
         self.state = State(inventory, Config())
         connect_all(self.state)
         self.host = next(iter(inventory))
@@ -46,17 +64,31 @@ class Fake:
 
 
 def truth(
-    running: str = "", nouveau: int = 0, smi: str = "", boot: str = "boot-1", tried: str = ""
+    running: str = "",
+    nouveau: int = 0,
+    smi: str = "",
+    boot: str = "boot-1",
+    tried: str = "",
+    kernels: tuple[str, ...] = ("5.15.0-186-generic",),
 ) -> dict[str, object]:
     lines = [f"running={running}", f"nouveau={nouveau}", f"boot_id={boot}", f"tried={tried}", f"smi={smi}"]
+    lines += ["kernel=5.15.0-186-generic", *(f"kernels={release}" for release in kernels)]
     return {"/proc/driver/nvidia/version": lines}
+
+
+REBOOT: dict[str, Any] = {
+    "major": 535,
+    "maintenance": MaintenancePlan(),
+    "interrupts": Interruption(("a",), 60),
+}
+ALLOWED = {"allow_reboot": "yes"}
 
 
 RUNNING_535 = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.309.01  Tue Apr 14 01:20:22 UTC 2026"
 
 
 def test_a_host_with_the_wanted_driver_is_not_rebooted() -> None:
-    predicted, commands = Fake(truth(RUNNING_535)).run(running_driver, major=535)
+    predicted, commands = Fake(truth(RUNNING_535), ALLOWED).run(rebooted, **REBOOT)
     assert not predicted
     assert not any("reboot" in command for command in commands)
 
@@ -71,9 +103,10 @@ def test_a_host_with_the_wanted_driver_is_not_rebooted() -> None:
     ],
     ids=["no driver", "another branch", "nouveau", "library and module differ"],
 )
-def test_a_dry_run_announces_the_reboot(state: dict[str, object]) -> None:
-    fake = Fake(state)
-    assert add_op(fake.state, running_driver, major=535)[fake.host].will_change
+def test_a_dry_run_announces_the_reboot(state: dict[str, object], caplog: pytest.LogCaptureFixture) -> None:
+    fake = Fake(state, ALLOWED)
+    assert add_op(fake.state, rebooted, **REBOOT)[fake.host].will_change
+    assert "would be rebooted" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -85,13 +118,54 @@ def test_a_dry_run_announces_the_reboot(state: dict[str, object]) -> None:
     ids=["a lost card", "a warning"],
 )
 def test_a_complaint_that_a_boot_does_not_mend_costs_no_reboot(state: dict[str, object]) -> None:
-    fake = Fake(state)
-    assert not add_op(fake.state, running_driver, major=535)[fake.host].will_change
+    fake = Fake(state, ALLOWED)
+    assert not add_op(fake.state, rebooted, **REBOOT)[fake.host].will_change
+
+
+@pytest.mark.parametrize("smi", ["", "Failed to initialize NVML: Driver/library version mismatch"])
+def test_a_reboot_that_is_not_allowed_fails_the_host_before_anything_is_done(
+    smi: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake = Fake(truth(RUNNING_535 if smi else "", smi=smi))
+    add_op(fake.state, reboot_permitted, major=535, packages=(), maintenance=MaintenancePlan())
+    with pytest.raises(PyinfraError):
+        run_ops(fake.state)
+    assert "needs a reboot" in caplog.text
+    assert "--allow-reboot" in caplog.text
+
+
+@pytest.mark.parametrize(("now", "open_"), [("7 02 30", True), ("7 05 00", False), ("6 02 30", False)])
+def test_a_reboot_is_allowed_in_the_window_by_the_hosts_own_clock(now: str, open_: bool) -> None:
+    site = MaintenancePlan(reboot_windows=(parse("Sun 02:00-05:00"),))
+    fake = Fake({**truth(), "date '+%u %H %M'": [now]})
+    meta = add_op(fake.state, reboot_permitted, major=535, packages=(), maintenance=site)[fake.host]
+    assert meta.will_change is not open_
+
+
+def test_a_missing_driver_package_needs_permission_too() -> None:
+    """It is installed at the archive's version, whose library the running module may not fit."""
+    fake = Fake(truth(RUNNING_535))
+    arguments = {"major": 535, "packages": ("nvidia-utils-535-server",), "maintenance": MaintenancePlan()}
+    assert add_op(fake.state, reboot_permitted, **arguments)[fake.host].will_change
+
+
+def test_another_kernel_is_booted_only_with_permission_and_never_asked_for() -> None:
+    newer = truth(RUNNING_535, kernels=("5.15.0-186-generic", "5.15.0-190-generic"))
+    for data, due in ((ALLOWED, True), ({}, False)):
+        fake = Fake(newer, data)
+        assert add_op(fake.state, rebooted, **REBOOT)[fake.host].will_change is due
+        arguments = {"major": 535, "packages": (), "maintenance": MaintenancePlan()}
+        assert not add_op(fake.state, reboot_permitted, **arguments)[fake.host].will_change
+
+
+def test_a_kernel_that_no_package_knows_is_not_waited_for() -> None:
+    """A kernel of the admin's own, or a container's: that an older one is installed says nothing."""
+    assert NvidiaDriver().process(["kernel=6.12.1-own", "kernels=5.15.0-186-generic"]).next_kernel is None
 
 
 def test_a_boot_that_did_not_help_is_not_repeated(caplog: pytest.LogCaptureFixture) -> None:
-    fake = Fake(truth(boot="boot-2", tried="boot-2"))
-    add_op(fake.state, running_driver, major=535)
+    fake = Fake(truth(boot="boot-2", tried="boot-2"), ALLOWED)
+    add_op(fake.state, rebooted, **REBOOT)
     with pytest.raises(PyinfraError):
         run_ops(fake.state)
     assert "the last reboot did not change that" in caplog.text
@@ -255,7 +329,119 @@ def test_an_action_is_due_until_it_succeeded_with_what_is_there(tmp_path: Path) 
 def test_the_current_release_is_switched_in_one_rename() -> None:
     predicted, commands = Fake({"readlink": ["current 0.23.0"]}).run(current_release, version="0.24.0")
     assert predicted
-    assert [command.split()[0] for command in commands if command.startswith(("ln", "mv"))] == ["ln", "mv"]
+    moves = [shlex.split(command) for command in commands if command.startswith(("ln", "mv"))]
+    assert moves == [
+        ["ln", "-sfn", "0.23.0", "/opt/ollama/previous.new"],
+        ["mv", "-fT", "/opt/ollama/previous.new", "/opt/ollama/previous"],
+        ["ln", "-sfn", "0.24.0", "/opt/ollama/current.new"],
+        ["mv", "-fT", "/opt/ollama/current.new", "/opt/ollama/current"],
+    ]
+
+
+RELEASES = [
+    "/opt/ollama/0.24.0/.archive-sha256 abc",
+    "/opt/ollama/0.32.15/.archive-sha256 def",
+    "/opt/ollama/0.23.4/.archive-sha256 123",
+    "current 0.32.15",
+    "previous 0.24.0",
+]
+
+
+def test_a_rollback_changes_places_and_downloads_nothing() -> None:
+    fake = Fake({"readlink": RELEASES, **truth(RUNNING_535.replace("535.309.01", "580.159.03"))})
+    _, commands = fake.run(previous_release, major=580)
+    links = [shlex.split(command)[2] for command in commands if command.startswith("ln")]
+    assert links == ["0.32.15", "0.24.0"]
+    assert not any("curl" in command for command in commands)
+
+
+@pytest.mark.parametrize(
+    ("releases", "words"),
+    [
+        (["/opt/ollama/0.24.0/.archive-sha256 abc", "current 0.24.0", "previous "], "no previous Ollama"),
+        (["/opt/ollama/0.24.0/.archive-sha256 abc", "current 0.24.0", "previous 0.23.4"], "no previous Ollama"),
+        (
+            [*RELEASES[:2], "current 0.24.0", "previous 0.32.15"],
+            "Ollama 0.32.15 computes on the CPU under driver 535",
+        ),
+    ],
+    ids=["none", "removed", "too new for the running driver"],
+)
+def test_a_rollback_that_cannot_be_is_refused(
+    releases: list[str], words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake = Fake({"readlink": releases, **truth(RUNNING_535)})
+    add_op(fake.state, previous_release, major=535)
+    with pytest.raises(PyinfraError):
+        run_ops(fake.state)
+    assert words in caplog.text
+
+
+def test_only_releases_that_nobody_goes_back_to_are_removed() -> None:
+    _, commands = Fake({"readlink": RELEASES}).run(releases_kept, version="0.32.15")
+    assert [command for command in commands if command.startswith("rm")] == ["rm -rf /opt/ollama/0.23.4"]
+
+
+CARDS = [Gpu(index, f"GPU-{index}", "A40", 46068) for index in range(2)]
+
+
+def test_a_replaced_card_is_explained_and_taken_only_when_accepted(caplog: pytest.LogCaptureFixture) -> None:
+    listing = [f"{gpu.index}, {gpu.uuid}, {gpu.name}, {gpu.memory_mib}" for gpu in CARDS]
+    facts = {"nvidia-smi --query-gpu": listing, "CUDA_VISIBLE_DEVICES": ["GPU-0,GPU-9"]}
+    group = instance((0, 1))
+    fake = Fake(facts)
+    add_op(fake.state, environment_file, instance=group, gpu_count=2)
+    with pytest.raises(PyinfraError):
+        run_ops(fake.state)
+    assert "GPU-9 is gone, GPU-1 is in its place" in caplog.text
+    assert "--accept-gpus @fake/host" in caplog.text
+    accepted = Fake(facts, {"accept_gpus": "other,@fake/host"})
+    add_op(accepted.state, environment_file, instance=group, gpu_count=2)
+    run_ops(accepted.state)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "pairs"),
+    [
+        ([], ["GPU-0"], []),
+        (["GPU-0", "GPU-1"], ["GPU-1"], []),
+        (["GPU-0"], ["GPU-0", "GPU-1"], []),
+        (["GPU-8", "GPU-1"], ["GPU-0", "GPU-1"], [("GPU-8", "GPU-0")]),
+    ],
+    ids=["new group", "smaller group", "larger group", "replaced"],
+)
+def test_other_cards_in_a_group_are_no_replacement_unless_one_is_gone(
+    before: list[str], now: list[str], pairs: list[tuple[str, str]]
+) -> None:
+    assert replaced(before, now, CARDS) == pairs
+
+
+@pytest.mark.parametrize(
+    ("upgrades", "bare"),
+    [
+        ({"linux-image-5.15.0-190-generic": "1", "linux-image-generic": "1"}, ["5.15.0-190-generic"]),
+        (
+            {"linux-image-5.15.0-190-generic": "1", "linux-modules-nvidia-535-server-5.15.0-190-generic": "1"},
+            [],
+        ),
+        ({"nvidia-utils-535-server": "2"}, []),
+    ],
+    ids=["a kernel alone", "a kernel with its modules", "no kernel"],
+)
+def test_a_kernel_without_modules_is_seen_before_it_is_installed(upgrades: dict[str, str], bare: list[str]) -> None:
+    assert kernels_without_modules(upgrades, "linux-modules-nvidia-535-server-{release}") == bare
+
+
+def test_upgrades_are_read_from_a_simulation() -> None:
+    """`apt-get -s install`, its two kinds of line: an upgrade and a package that comes in new."""
+    lines = [
+        "Inst linux-image-generic [5.15.0.186.196] (5.15.0.190.200 Ubuntu:22.04/jammy-security [amd64])",
+        "Inst linux-image-5.15.0-190-generic (5.15.0-190.200 Ubuntu:22.04/jammy-security [amd64])",
+    ]
+    assert Upgrades().process(lines) == {
+        "linux-image-generic": "5.15.0.190.200",
+        "linux-image-5.15.0-190-generic": "5.15.0-190.200",
+    }
 
 
 def test_the_current_release_stays() -> None:

@@ -10,22 +10,33 @@ import shlex
 from collections.abc import Generator, Sequence
 
 from pyinfra import host
-from pyinfra.api import QuoteString, StringCommand, operation
+from pyinfra.api import FunctionCommand, QuoteString, StringCommand, operation
+from pyinfra.api.operation import OperationMeta
 
 from flexi.facts import STAMPS, Stamp, stamp_digest_command
+from flexi.operations.draining import Interruption, drain
+from flexi.operations.foresight import announced
 
 
 @operation()
-def applied(what: str, inputs: Sequence[str], command: str) -> Generator[StringCommand, None, None]:
+def applied(
+    what: str,
+    inputs: Sequence[str],
+    command: str,
+    after: Sequence[OperationMeta] = (),
+    interrupts: Interruption | None = None,
+) -> Generator[StringCommand | FunctionCommand, None, None]:
     """Run the shell `command` unless it last succeeded with the present content of the files `inputs`.
 
     `what` names the stamp. A unit file among the inputs makes systemd read its units first. A missing input counts
-    as empty: on a bare host the files come earlier in the same run.
+    as empty: on a bare host the files come earlier in the same run, in the operations `after`, which a dry run asks.
+    What the command `interrupts` is drained before it.
     """
     truth = host.get_fact(Stamp, what=what, inputs=inputs)
-    if truth.stamped == truth.present:
+    if truth.stamped == truth.present and not announced(after):
         host.noop(f"{what} runs with what is there")
         return
+    yield from drain(interrupts)
     reads_units = any(path.startswith("/etc/systemd/system/") for path in inputs)
     reload_units = "systemctl daemon-reload\n" if reads_units else ""
     # The digest is taken first: a file that changes meanwhile makes the action due again.

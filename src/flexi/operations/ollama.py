@@ -9,9 +9,12 @@ from pyinfra import host
 from pyinfra.api import FunctionCommand, QuoteString, StringCommand, operation
 from pyinfra.operations import files
 
-from flexi.facts import Gpu, NvidiaGpus, OllamaReleases
+from flexi.facts import Gpu, InstanceGpus, NvidiaDriver, NvidiaGpus, OllamaReleases
 from flexi.operations.refusal import refuse
 from flexi.plan.model import InstancePlan, OllamaPlan
+from flexi.plan.platforms import ollama_needs
+
+Commands = Generator[StringCommand | FunctionCommand, None, None]
 
 RELEASES = "/opt/ollama"
 CURRENT_DIGEST = f"{RELEASES}/current/.archive-sha256"
@@ -82,13 +85,49 @@ rm -rf {root}/.old-$version "$file"
 
 @operation()
 def current_release(version: str) -> Generator[StringCommand, None, None]:
-    """Point /opt/ollama/current at `version` in one atomic step."""
-    if host.get_fact(OllamaReleases).current == version:
+    """Point /opt/ollama/current at `version` in one atomic step; `previous` remembers what it was."""
+    current = host.get_fact(OllamaReleases).current
+    if current == version:
         host.noop(f"{version} is current")
         return
-    link = f"{RELEASES}/current"
+    if current is not None:
+        yield from _link("previous", current)
+    yield from _link("current", version)
+
+
+def _link(name: str, version: str) -> Generator[StringCommand, None, None]:
+    link = f"{RELEASES}/{name}"
     yield StringCommand("ln", "-sfn", QuoteString(version), QuoteString(f"{link}.new"))
     yield StringCommand("mv", "-fT", QuoteString(f"{link}.new"), QuoteString(link))
+
+
+@operation()
+def previous_release(major: int) -> Commands:
+    """Make the release current that was before, and remember this one as the previous: a second time goes back.
+
+    Fails the host where there is none, or where that one would serve from the CPU on the running driver.
+    """
+    releases = host.get_fact(OllamaReleases)
+    previous = releases.previous
+    if previous is None or previous not in releases.installed:
+        yield refuse("has no previous Ollama: it was never changed here. Set ollama.version and deploy")
+        return
+    running = host.get_fact(NvidiaDriver).running_major or major
+    if running < ollama_needs(previous):
+        yield refuse(f"Ollama {previous} computes on the CPU under driver {running}: not rolled back")
+        return
+    if releases.current is not None:
+        yield from _link("previous", releases.current)
+    yield from _link("current", previous)
+
+
+@operation()
+def releases_kept(version: str) -> Generator[StringCommand, None, None]:
+    """Remove releases that are neither `version`, nor current, nor the previous one: 2 GB and more each."""
+    releases = host.get_fact(OllamaReleases)
+    kept = {version, releases.current, releases.previous}
+    for old in sorted(set(releases.installed) - kept):
+        yield StringCommand("rm", "-rf", QuoteString(f"{RELEASES}/{old}"))
 
 
 def resolve_gpus(instance: InstancePlan, present: list[Gpu], gpu_count: int) -> list[str]:
@@ -112,7 +151,8 @@ def resolve_gpus(instance: InstancePlan, present: list[Gpu], gpu_count: int) -> 
     if missing:
         raise LookupError(
             f"group {instance.group}: GPU {', '.join(missing)} is not on this host; nvidia-smi shows "
-            f"{len(present)} ({', '.join(f'{g.index}={g.uuid}' for g in present) or 'none'})"
+            f"{len(present)} ({', '.join(f'{g.index}={g.uuid}' for g in present) or 'none'}). "
+            "If the card was replaced, write the new one into the site file"
         )
     return resolved
 
@@ -125,21 +165,44 @@ def render_environment(instance: InstancePlan, uuids: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def replaced(before: list[str], now: list[str], present: list[Gpu]) -> list[tuple[str, str]]:
+    """Cards in the place of others that the host no longer has: (old UUID, new UUID), in the group's order."""
+    here = {gpu.uuid for gpu in present}
+    gone = [uuid for uuid in before if uuid not in here]
+    return list(zip(gone, (uuid for uuid in now if uuid not in before), strict=False))
+
+
+def _accepted() -> bool:
+    """Whether the admin has said for this host that its cards may be others than before."""
+    return host.name in str(host.data.get("accept_gpus", "")).split(",")
+
+
 @operation()
-def environment_file(instance: InstancePlan, gpu_count: int) -> Generator[StringCommand | FunctionCommand, None, None]:
+def environment_file(instance: InstancePlan, gpu_count: int) -> Commands:
     """Write /etc/ollama/<group>.env with the GPUs' UUIDs as the running driver tells them.
 
-    Read when it runs and not before: on a bare host the driver comes up in the middle of the same deploy.
+    Read when it runs and not before: on a bare host the driver comes up in the middle of the same deploy. A card in
+    the place of another one is explained, and taken only when the admin has accepted it (data `accept_gpus`).
     """
     present = host.get_fact(NvidiaGpus)
+    before = host.get_fact(InstanceGpus, path=instance.environment_file)
     if not present and not host.state.is_executing:
-        # A dry run on a bare host: the driver that shows the GPUs comes earlier in this very deploy.
-        yield StringCommand("true")
+        # A dry run before a reboot: the driver that shows the GPUs comes earlier in this very deploy.
+        if not before:
+            yield StringCommand("true")
         return
     try:
         uuids = resolve_gpus(instance, present, gpu_count)
     except LookupError as missing:
         yield refuse(str(missing.args[0]))
+        return
+    others = replaced(before, uuids, present)
+    if others and not _accepted():
+        pairs = "; ".join(f"{old} is gone, {new} is in its place" for old, new in others)
+        yield refuse(
+            f"group {instance.group}: {pairs}. If the card was replaced, accept it: "
+            f"--accept-gpus {host.name}. If not, look at the slot and at nvidia-smi -L"
+        )
         return
     yield from files.put._inner(
         src=StringIO(render_environment(instance, uuids)),

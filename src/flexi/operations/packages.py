@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+import re
+from collections.abc import Generator, Mapping, Sequence
 
 from pyinfra import host
-from pyinfra.api import QuoteString, StringCommand, operation
+from pyinfra.api import FunctionCommand, QuoteString, StringCommand, operation
+from pyinfra.api.operation import OperationMeta
 from pyinfra.facts.deb import DebPackages
 from pyinfra.facts.files import File
 from pyinfra.operations import apt
 
-from flexi.facts import HOLDS, HeldPackages, KeyFingerprints
+from flexi.facts import HOLDS, HeldPackages, KeyFingerprints, NvidiaDriver, Upgrades
+from flexi.operations.draining import Interruption, drain
+from flexi.operations.foresight import announced
+from flexi.operations.refusal import refuse
+
+Commands = Generator[StringCommand | FunctionCommand, None, None]
 
 TIME_DAEMONS = ("systemd-timesyncd", "chrony", "ntpsec", "ntp", "openntpd")
 """Packages that provide Debian's and Ubuntu's `time-daemon`; they conflict with each other."""
 
 
 @operation()
-def installed(packages: Sequence[str]) -> Generator[StringCommand, None, None]:
-    """Install what is missing of `packages`, with a fresh index; a host that has all of them is left alone."""
+def installed(packages: Sequence[str], interrupts: Interruption | None = None) -> Commands:
+    """Install what is missing of `packages`, with a fresh index; a host that has all of them is left alone.
+
+    What that `interrupts` is drained first.
+    """
     present = host.get_fact(DebPackages) or {}
     missing = [name for name in packages if name not in present]
     if not missing:
         host.noop("all of them are installed")
         return
+    yield from drain(interrupts)
     yield from apt.update._inner()
     yield from apt.packages._inner(packages=missing, no_recommends=True)
 
@@ -66,17 +77,72 @@ def unheld_but(packages: Sequence[str]) -> Generator[StringCommand, None, None]:
 
 
 @operation()
-def held(packages: Sequence[str]) -> Generator[StringCommand, None, None]:
-    """Hold those of `packages` that are installed: an upgrade of them is then a decision, not a night's accident."""
+def held(packages: Sequence[str], after: Sequence[OperationMeta] = ()) -> Generator[StringCommand, None, None]:
+    """Hold those of `packages` that are installed: an upgrade of them is then a decision, not a night's accident.
+
+    `after` are the operations that install them, for a dry run's sake.
+    """
     present = host.get_fact(DebPackages) or {}
     holds = host.get_fact(HeldPackages)
     wanted = [name for name in packages if name in present]
-    if set(wanted) <= holds.ours:
+    if set(wanted) <= holds.ours and not announced(after):
         host.noop("all of them are on hold")
         return
     names = " ".join(wanted)
     script = f"set -e; apt-mark hold {names}; mkdir -p /var/lib/flexi; printf '%s\\n' {names} >{HOLDS}"
     yield StringCommand("sh", "-c", QuoteString(script))
+
+
+def kernels_without_modules(upgrades: Mapping[str, str], module_package: str) -> list[str]:
+    """Kernel releases among `upgrades` that would come without the driver's modules."""
+    images = (re.fullmatch(r"linux-image-(?:unsigned-)?(\d.*)", name) for name in upgrades)
+    releases = [match.group(1) for match in images if match]
+    return [release for release in releases if module_package.format(release=release) not in upgrades]
+
+
+@operation()
+def updated(packages: Sequence[str], module_package: str | None, interrupts: Interruption) -> Commands:
+    """Bring the driver and the kernel to the newest of their branch although they are on hold; what runs is drained
+    first. A kernel that has no modules yet fails the host, and nothing is changed.
+
+    A dry run asks the index that the host has; the run itself fetches a fresh one, which counts as no change.
+    """
+    if host.state.is_executing:
+        host.run_shell_command(StringCommand("apt-get", "-qq", "update"), _sudo=True)
+    upgrades = host.get_fact(Upgrades, packages=packages)
+    if not upgrades:
+        host.noop("driver and kernel are the newest")
+        return
+    bare = kernels_without_modules(upgrades, module_package) if module_package else []
+    if bare:
+        yield refuse(f"kernel {bare[0]} has no modules of this driver branch yet: nothing was updated, try later")
+        return
+    yield from drain(interrupts)
+    names = [f"{name}={version}" for name, version in sorted(upgrades.items())]
+    yield StringCommand(
+        "DEBIAN_FRONTEND=noninteractive",
+        *("apt-get", "-y", "install", "--no-install-recommends", "--allow-change-held-packages"),
+        *("-o", "Dpkg::Options::=--force-confdef", "-o", "Dpkg::Options::=--force-confold"),
+        *(QuoteString(name) for name in names),
+    )
+
+
+@operation()
+def kernel_modules(module_package: str) -> Commands:
+    """The driver's modules for the kernel that boots next, where it is another one than the running: it came without
+    them, past our holds, and the next boot would have no GPUs."""
+    kernel = host.get_fact(NvidiaDriver).next_kernel
+    package = module_package.format(release=kernel)
+    if kernel is None or package in (host.get_fact(DebPackages) or {}):
+        host.noop("the kernel that boots next has them")
+        return
+    words = (
+        f"kernel {kernel} boots next and no archive has {package}: remove that kernel before the next reboot "
+        f"(apt-get purge linux-image-{kernel})"
+    )
+    yield from apt.update._inner()
+    script = f"apt-get -y install --no-install-recommends {package} || {{ echo '{words}' >&2; exit 1; }}"
+    yield StringCommand("DEBIAN_FRONTEND=noninteractive", "sh", "-c", QuoteString(script))
 
 
 @operation()

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 
 from pyinfra import host
-from pyinfra.api import QuoteString, StringCommand, operation
+from pyinfra.api import FunctionCommand, QuoteString, StringCommand, operation
 from pyinfra.facts.files import File
 
 from flexi.facts import AptSourceFiles, UnitNames
+from flexi.operations.draining import Interruption, drain
 
 
 @operation()
-def retired(pattern: str, keep: Sequence[str], only_with: str | None = None) -> Generator[StringCommand, None, None]:
+def retired(
+    pattern: str, keep: Sequence[str], only_with: str | None = None, drain_timeout_s: int | None = None
+) -> Generator[StringCommand | FunctionCommand, None, None]:
     """Stop and disable the units that match `pattern` (`ollama@*.service`) and are not in `keep`. Their files stay.
 
-    With `only_with`, only where this file is: the mark that flexi put them there.
+    With `only_with`, only where this file is: the mark that flexi put them there. With `drain_timeout_s` they are
+    instances, and drained first.
     """
     if only_with is not None and not host.get_fact(File, path=only_with):
         host.noop("flexi never put it here")
@@ -24,6 +28,9 @@ def retired(pattern: str, keep: Sequence[str], only_with: str | None = None) -> 
     if not unwanted:
         host.noop("nothing is left over")
         return
+    if drain_timeout_s is not None:
+        groups = tuple(name.removeprefix("ollama@").removesuffix(".service") for name in unwanted)
+        yield from drain(Interruption(groups, drain_timeout_s))
     yield StringCommand("systemctl", "disable", "--now", *(QuoteString(name) for name in unwanted))
     yield StringCommand("systemctl", "reset-failed", *(QuoteString(name) for name in unwanted), "||", "true")
 

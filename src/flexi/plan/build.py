@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from . import platforms, ports
+from . import maintenance, platforms, ports
 from .environment import instance_environment
 from .fit import Fit, Load
 from .model import (
@@ -24,6 +24,7 @@ from .model import (
     GatewayPlan,
     HostPlan,
     InstancePlan,
+    MaintenancePlan,
     ModelOnInstance,
     OllamaPlan,
     Plan,
@@ -89,6 +90,10 @@ def _host(site: Site, name: str, host: Host) -> HostPlan:
         ollama=_ollama(site, name, host) if runs_ollama else None,
         agent=AgentPlan(check_port=ports.AGENT_CHECK, interval_s=AGENT_INTERVAL_S) if runs_ollama else None,
         environment=proxy.environment if proxy else (),
+        maintenance=MaintenancePlan(
+            reboot_windows=tuple(maintenance.parse(text) for text in site.content.maintenance.reboots),
+            drain_timeout_s=site.content.maintenance.drain_timeout,
+        ),
     )
 
 

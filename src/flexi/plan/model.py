@@ -123,6 +123,8 @@ class DriverPlan(_Frozen):
     """The package whose version is the driver's, e.g. `nvidia-utils-535-server`."""
     wanted_version: str | None
     """The one version of `version_package` that will do, as apt writes it; None where any of the branch will."""
+    module_package: str | None = None
+    """Package with the modules of one kernel, `{release}` in it; None where they are built on the host (DKMS)."""
 
 
 class CudaPlan(_Frozen):
@@ -210,6 +212,26 @@ class AgentPlan(_Frozen):
     """How often every instance is looked at and keep-alive is re-asserted where it was lost."""
 
 
+class Window(_Frozen):
+    """A weekly time in which hosts may be rebooted. Days are ISO weekdays (1 is Monday), times minutes of the host's
+    own clock; one that ends before it starts goes on after midnight."""
+
+    text: str
+    """As the site file says it."""
+    days: tuple[int, ...]
+    start_minute: int
+    end_minute: int
+
+
+class MaintenancePlan(_Frozen):
+    """How a change that interrupts a host's service is made."""
+
+    reboot_windows: tuple[Window, ...] = ()
+    """When a reboot needs no permission."""
+    drain_timeout_s: int = 300
+    """How long answers that are being written may take to end before their instance is stopped."""
+
+
 class HostPlan(_Frozen):
     name: str
     platform: PlatformName
@@ -226,6 +248,7 @@ class HostPlan(_Frozen):
     agent: AgentPlan | None
     environment: tuple[tuple[str, str], ...] = ()
     """Variables that every command of a deploy finds on this host."""
+    maintenance: MaintenancePlan = MaintenancePlan()
 
 
 class Backend(_Frozen):

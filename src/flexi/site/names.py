@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 from pydantic_core import PydanticCustomError
 
+from flexi.plan import maintenance
+
 
 def refused(reason: str, remedy: str) -> PydanticCustomError:
     """A validation error that carries its remedy."""
@@ -240,3 +242,11 @@ def consumer_name(value: str) -> str:
     if not CONSUMER_NAME.fullmatch(value):
         raise refused("is no name for a consumer (small letters, digits, '.', '_' and '-')", "write e.g. 'moodle-2026'")
     return value
+
+
+def window(value: str) -> str:
+    """A weekly maintenance window, as `flexi.plan.maintenance` reads it."""
+    try:
+        return maintenance.parse(value).text
+    except ValueError as error:
+        raise refused("is no weekly window", "write e.g. 'Sun 02:00-05:00' or 'Mon-Fri 22:30-04:00'") from error

@@ -200,6 +200,25 @@ class Ollama(_Section):
     )
 
 
+class Maintenance(_Section):
+    """How changes that interrupt a host are made: one host after the other, each emptied first."""
+
+    reboots: tuple[Annotated[str, AfterValidator(names.window)], ...] = Field(
+        default=(),
+        strict=False,
+        description="Weekly windows, by the hosts' own clocks, in which a deploy may reboot a host that needs it. "
+        "Outside of them it needs `--allow-reboot`. Days: `daily`, `Sun`, `Sat,Sun`, `Mon-Fri`.",
+        examples=[["Sun 02:00-05:00"]],
+    )
+    drain_timeout: int = Field(
+        default=300,
+        ge=0,
+        le=86_400,
+        description="Seconds that answers which are being written get to end before their instance is stopped.",
+        examples=[300],
+    )
+
+
 class Gpus(_Section):
     """The cards of a host; all of one model."""
 
@@ -374,6 +393,7 @@ class SiteFile(_Section):
     proxy: Proxy = Proxy()
     driver: Driver = Driver()
     ollama: Ollama = Ollama()
+    maintenance: Maintenance = Maintenance()
     ntp_servers: tuple[Annotated[str, AfterValidator(names.public_name)], ...] = Field(
         default=(),
         strict=False,

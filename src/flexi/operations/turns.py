@@ -1,0 +1,53 @@
+"""One host after the other: a change that interrupts service never meets two hosts that serve at once.
+
+pyinfra runs an operation on all hosts before it comes to the next one, and goes on with what any host has next where
+they differ. A turn is what one host, or several that serve nobody, do while all others wait at an operation that all
+have: `turn_begun`, once for each number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from weakref import WeakKeyDictionary
+
+from pyinfra import host
+from pyinfra.api import FunctionCommand, operation
+from pyinfra.api.host import Host
+from pyinfra.api.state import State
+
+from flexi.operations.refusal import refuse
+
+_UNDER_WAY: WeakKeyDictionary[State, dict[str, int]] = WeakKeyDictionary()
+"""For each run, the turns of the hosts that have begun theirs and not ended it."""
+
+
+def turns(hosts: Sequence[str]) -> range:
+    """The numbers of all turns of a site: 0, one for each host, and a last one that is nobody's and ends them all."""
+    return range(len(hosts) + 2)
+
+
+def turn_number(name: str, hosts: Sequence[str], serving: bool) -> int:
+    """0, shared, for a host that serves nobody; another number for each that does, in the order of the site file."""
+    return 1 + list(hosts).index(name) if serving else 0
+
+
+@operation()
+def turn_begun(number: int, mine: int) -> Generator[FunctionCommand, None, None]:
+    """Wait for all hosts of lower numbers. Where it is this host's own turn and one of those has not come back right,
+    fail it untouched."""
+    if host.state.is_executing and number == mine:
+        under_way = _UNDER_WAY.setdefault(host.state, {})
+        stuck = [name for name, turn in under_way.items() if turn < number]
+        if stuck:
+            yield refuse(
+                f"not touched: {', '.join(stuck)} did not come back right, and one host less is enough. "
+                "Mend it and deploy again"
+            )
+            return
+        under_way[host.name] = number
+    host.noop("the hosts before are well")
+
+
+def end_turn(host: Host) -> None:
+    """The host is as it should be: the next turn may begin. For an operation that has seen it."""
+    _UNDER_WAY.setdefault(host.state, {}).pop(host.name, None)

@@ -1,0 +1,37 @@
+"""Site files of other shapes for the lab's machines."""
+
+from __future__ import annotations
+
+
+def pair(
+    branch: str = "535-server",
+    version: str = "0.24.0",
+    config: str = "../ssh_config",
+    extra: str = "",
+) -> str:
+    """Both servers have the same two models, so that one can do without the other."""
+    return f"""\
+site: {{name: pair}}
+ssh: {{user: admin, config: {config}}}
+mirrors:
+  ollama: http://10.87.0.2/ollama
+  cuda: http://10.87.0.2/cuda/ubuntu2204/x86_64
+  models: http://10.87.0.2:5000
+driver: {{branch: {branch}}}
+ollama: {{version: {version}}}
+{extra}
+hosts:
+  server-a:
+    address: 10.87.0.11
+    gpus: {{model: RTX A5000, count: 8}}
+    groups:
+      a: {{gpus: all, parallel: 2, models: [llama3:8b, phi3:3.8b]}}
+  server-b:
+    address: 10.87.0.12
+    gpus: {{model: A40, count: 2}}
+    groups:
+      b: {{gpus: all, parallel: 2, models: [llama3:8b, phi3:3.8b]}}
+  gateway:
+    address: 10.87.0.10
+gateway: {{host: gateway, name: flexi.pair.test}}
+"""
