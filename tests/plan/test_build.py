@@ -8,6 +8,7 @@ import json
 import os
 import socket
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -190,7 +191,18 @@ def test_driver_of_ubuntu_22_04(inventory: Inventory) -> None:
     assert (driver.version_package, driver.wanted_version) == ("nvidia-utils-535-server", "535.309.01-0ubuntu0.22.04.1")
     assert [pin.pin for pin in driver.pins if pin.priority > 1000] == [f"version {driver.wanted_version}"]
     keep_out = [pin for pin in driver.pins if pin.priority < 0]
-    assert any("libnvidia-*-580-server*" in pin.packages for pin in keep_out)
+    (packages,) = [pin.packages.split() for pin in keep_out]
+    assert any(fnmatch("libnvidia-compute-580-server", pattern) for pattern in packages)
+    assert not any(
+        fnmatch(name, pattern) for name in ("nvidia-cuda-dev", "libnvidia-egl-wayland1") for pattern in packages
+    )
+    assert driver.module_package.format(release="5.15.0-186-generic") == (
+        "linux-modules-nvidia-535-server-5.15.0-186-generic"
+    )
+    assert driver.kernel_packages == (
+        *("linux-generic", "linux-image-generic", "linux-headers-generic"),
+        "linux-modules-nvidia-535-server-generic",
+    )
 
 
 def test_driver_of_another_kernel(make_site: MakeSite) -> None:
@@ -198,6 +210,7 @@ def test_driver_of_another_kernel(make_site: MakeSite) -> None:
     assert driver is not None
     assert driver.packages[0] == "linux-modules-nvidia-535-server-generic-hwe-22.04"
     assert "linux-image-generic-hwe-22.04" in driver.holds
+    assert "linux-generic-hwe-22.04" in driver.kernel_packages
 
 
 def test_driver_580(make_site: MakeSite) -> None:
@@ -213,6 +226,16 @@ def test_driver_of_debian(make_site: MakeSite) -> None:
     assert driver is not None
     assert "nvidia-kernel-dkms" in driver.packages
     assert driver.version_package in driver.packages
+    assert driver.kernel_packages == ("linux-image-amd64", "linux-headers-amd64")
+    assert driver.module_package.format(release="6.1.0-56-amd64") == "linux-headers-6.1.0-56-amd64"
+
+
+@pytest.mark.parametrize(("kernel", "package"), [("amd64", "amd64"), ("cloud-amd64", "cloud-amd64")])
+def test_kernels_of_debian(kernel: str, package: str, make_site: MakeSite) -> None:
+    driver = build_plan(make_site(host="platform: debian-12", more=f"driver: {{kernel: {kernel}}}")).host("one").driver
+    assert driver is not None
+    assert f"linux-headers-{package}" in driver.packages
+    assert f"linux-image-{package}" in driver.holds
 
 
 FORBIDDEN = ("cuda", "cuda-drivers", "cuda-runtime", "nvidia")
@@ -413,7 +436,7 @@ mirrors:
     - {name: noble, platform: ubuntu-24.04, uri: "https://m.example.edu/ubuntu", suites: [noble],
        key_url: "https://m.example.edu/k", key_fingerprint: ABABABABABABABABABABABABABABABABABABABAB}
 """
-    site = make_site(more=sources, host='platform: ubuntu-24.04\n    cuda: "12.2"')
+    site = make_site(more=sources, host='platform: ubuntu-24.04\n    cuda: "12.5"')
     plan = build_plan(site)
     one, two = plan.host("one").base, plan.host("two").base
     assert [source.file for source in two.apt_sources] == [
@@ -423,7 +446,7 @@ mirrors:
     house, past = two.apt_sources
     assert (house.keyring, house.key) == ("/etc/apt/keyrings/flexi-house.gpg", str(tmp_path / "m.gpg"))
     assert (past.keyring, past.key) == ("/usr/share/keyrings/ubuntu-archive-keyring.gpg", None)
-    assert (house.check_valid_until, past.check_valid_until) == ("yes", "no")
+    assert (house.snapshot, past.snapshot) == (False, True)
     (noble,) = one.apt_sources
     assert (noble.keyring, noble.key_url) == ("/etc/apt/keyrings/flexi-noble.asc", "https://m.example.edu/k")
     # gpg must be there before that key can be trusted.

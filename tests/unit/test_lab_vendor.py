@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from apt_root import TOOLS, Apt
 
-from flexi.lab.platforms import PLATFORMS
 from flexi.lab.vendor import archives, debian, repository, ubuntu
 from flexi.lab.vendor.stub import Stub, build
 
-TOOLS = ("apt-get", "apt-ftparchive", "dpkg-deb", "gpg", "gpgv")
 pytestmark = pytest.mark.skipif(
     any(shutil.which(tool) is None for tool in TOOLS), reason=f"needs {', '.join(TOOLS)} (Debian or Ubuntu)"
 )
@@ -26,96 +23,6 @@ WANTED = (
     "nvidia-utils-535-server",
     "nvidia-compute-utils-535-server",
 )
-
-
-class Apt:
-    """apt with a system of its own in a directory: reads repositories from files, simulates, touches nothing else."""
-
-    def __init__(self, directory: Path, repositories: Path, platform: str = "ubuntu-22.04") -> None:
-        self._directory = directory
-        self._repositories = repositories
-        self._platform = PLATFORMS[platform]
-        for part in ("state/lists/partial", "cache/archives/partial", "etc/preferences.d", "etc/trusted.gpg.d"):
-            (directory / part).mkdir(parents=True)
-        # What every Debian has; the stubs need these.
-        status = "".join(
-            f"Package: {name}\nStatus: install ok installed\nArchitecture: amd64\nVersion: 30\n"
-            "Maintainer: x\nDescription: x\n\n"
-            for name in ("kmod", "lsb-release", "python3")
-        )
-        (directory / "status").write_text(status)
-        # Empty: this machine's own apt configuration is not ours.
-        self._config = directory / "apt.conf"
-        self._config.touch()
-        self.switch(archives.TODAY)
-
-    def switch(self, archive: str) -> None:
-        """From now on the archives are as on that day."""
-        here, distribution = self._repositories, self._platform.distribution
-        cuda = here / repository.cuda_path(self._platform.name.replace("-", "").replace(".", ""))
-        (self._directory / "sources.list").write_text(
-            "".join(
-                f"deb [arch=amd64 signed-by={here / distribution.keyring}] "
-                f"file:{here / repository.ARCHIVES / archive / distribution.name} {suite} "
-                f"{' '.join(distribution.components)}\n"
-                for suite in self._platform.suites
-            )
-            + f"deb [arch=amd64 signed-by={cuda / repository.CUDA_KEY}] file:{cuda} /\n"
-        )
-        done = self.run("update")
-        assert done.returncode == 0, done.stderr
-        assert "W:" not in done.stderr
-
-    def pin_nvidia_away(self) -> None:
-        """As flexi does."""
-        pin = "Package: nvidia-* libnvidia-* libcuda1\nPin: release l=NVIDIA CUDA\nPin-Priority: -1\n"
-        (self._directory / "etc/preferences.d/pin").write_text(pin)
-
-    def pretend_installed(self, versions: Mapping[str, str]) -> None:
-        """Make packages installed, with the relations that the archive of the moment says they have."""
-        with (self._directory / "status").open("a") as status:
-            for name, version in versions.items():
-                shown = self.run("show", f"{name}={version}", program="apt-cache").stdout
-                fields = [line for line in shown.splitlines() if not line.startswith(("Filename:", "Size:"))]
-                assert fields, name
-                status.write("\n".join([fields[0], "Status: install ok installed", *fields[1:]]).strip() + "\n\n")
-
-    def run(self, *arguments: str, program: str = "apt-get") -> subprocess.CompletedProcess[str]:
-        options = {
-            "Dir::State": f"{self._directory}/state",
-            "Dir::State::status": f"{self._directory}/status",
-            "Dir::Cache": f"{self._directory}/cache",
-            "Dir::Etc": f"{self._directory}/etc",
-            "Dir::Etc::sourcelist": f"{self._directory}/sources.list",
-            "Dir::Etc::sourceparts": "-",
-            "Dir::Etc::main": "-",
-            "Dir::Etc::parts": "-",
-            "APT::Architecture": "amd64",
-            "APT::Architectures": "amd64",
-            "APT::Sandbox::User": "",
-            "Acquire::Languages": "none",
-            "Debug::NoLocking": "1",
-        }
-        command = [program, "-q", *(f"-o{key}={value}" for key, value in options.items()), *arguments]
-        return subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=False,
-            env=os.environ | {"LC_ALL": "C", "APT_CONFIG": str(self._config)},
-        )
-
-    def would_install(self, *packages: str) -> dict[str, str]:
-        """Versions by package of `apt-get install --simulate`; empty where apt refuses."""
-        return self.would("install", *packages)
-
-    def would(self, *command: str) -> dict[str, str]:
-        """Versions by package that an apt-get command would unpack; empty where apt refuses."""
-        done = self.run(*command, "--simulate", "--no-install-recommends")
-        words = [line.split() for line in done.stdout.splitlines() if line.startswith("Inst ")]
-        # `Inst name (new …)`, or `Inst name [old] (new …)`.
-        new = {word[1]: next(part for part in word[2:] if part.startswith("(")).strip("([]") for word in words}
-        return new if done.returncode == 0 else {}
 
 
 @pytest.fixture(scope="module")

@@ -528,3 +528,36 @@ def test_two_apt_repositories_have_two_names(tmp_path: Path) -> None:
     text = GOOD.replace("  name: test\n", f"  name: test\nmirrors: {{apt: [{one}, {one}]}}\n")
     (finding,) = refusal(tmp_path, text).findings
     assert (finding.path, finding.reason) == ("mirrors.apt[1].name", "is another repository's too")
+
+
+@pytest.mark.parametrize(
+    ("platform", "oldest"), [("ubuntu-22.04", "11.7"), ("ubuntu-24.04", "12.5"), ("debian-12", "12.3")]
+)
+def test_a_toolkit_that_the_platforms_repository_never_had(platform: str, oldest: str, tmp_path: Path) -> None:
+    text = GOOD.replace("    address: 192.0.2.1\n", f"    address: 192.0.2.1\n    platform: {platform}\n")
+    load_site(write(tmp_path, text.replace('"12.4"', f'"{oldest}"')))
+    major, minor = oldest.split(".")
+    (finding,) = refusal(tmp_path, text.replace('"12.4"', f'"{major}.{int(minor) - 1}"')).findings
+    assert (finding.path, finding.remedy) == ("hosts.one.cuda", f'write "{oldest}" or later, in quotes')
+
+
+@pytest.mark.parametrize(
+    ("kernel", "platform", "fits"),
+    [
+        ("generic", "debian-12", True),
+        ("cloud-amd64", "debian-12", True),
+        ("cloud-amd64", "ubuntu-22.04", False),
+        ("generic-hwe-22.04", "ubuntu-22.04", True),
+        ("generic-hwe-22.04", "ubuntu-24.04", False),
+        ("generic-hwe-24.04", "ubuntu-24.04", True),
+        ("generic-hwe-24.04", "debian-12", False),
+    ],
+)
+def test_a_kernels_flavour_is_its_platforms(kernel: str, platform: str, fits: bool, tmp_path: Path) -> None:
+    text = GOOD.replace('    cuda: "12.4"\n', "").replace("192.0.2.1\n", f"192.0.2.1\n    platform: {platform}\n")
+    text = text.replace("  name: test\n", f"  name: test\ndriver: {{kernel: {kernel}}}\n")
+    if fits:
+        load_site(write(tmp_path, text))
+        return
+    (finding,) = refusal(tmp_path, text).findings
+    assert (finding.path, finding.reason) == ("driver.kernel", f"is no kernel flavour of {platform} (one)")

@@ -147,7 +147,7 @@ def _apt_sources(site: Site, host: Host) -> Iterator[AptSourcePlan]:
             key=site.beside(source.key),
             key_url=source.key_url,
             key_fingerprint=source.key_fingerprint,
-            check_valid_until="no" if source.snapshot else "yes",
+            snapshot=source.snapshot,
         )
 
 
@@ -183,14 +183,23 @@ def _instance_ports(host: Host) -> dict[str, int]:
 def _driver(site: Site, host: Host) -> DriverPlan:
     wanted = site.content.driver
     branch = platforms.BRANCHES[wanted.branch]
-    shipped = platforms.PLATFORMS[host.platform].drivers[wanted.branch]
+    platform = platforms.PLATFORMS[host.platform]
+    shipped = platform.drivers[wanted.branch]
+    kernel = platform.kernels[wanted.kernel]
+
+    def flavoured(names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name.format(kernel=kernel) for name in names))
+
     return DriverPlan(
         branch=branch.name,
         major=branch.major,
-        packages=tuple(name.format(kernel=wanted.kernel) for name in shipped.packages),
-        holds=tuple(dict.fromkeys(name.format(kernel=wanted.kernel) for name in shipped.holds)),
+        packages=flavoured(shipped.packages),
+        holds=flavoured(shipped.holds),
         pins=shipped.pins,
         version_package=shipped.version_package,
+        kernel=kernel,
+        module_package=shipped.module_package,
+        kernel_packages=flavoured(shipped.kernel_packages),
         wanted_version=shipped.version,
     )
 

@@ -78,7 +78,8 @@ class AptSourcePlan(_Frozen):
     """The key's file on the admin's machine; None where the host has it or fetches it."""
     key_url: str | None = None
     key_fingerprint: str | None = None
-    check_valid_until: Literal["yes", "no"] = "yes"
+    snapshot: bool = False
+    """Of an earlier day: its index may have expired."""
 
 
 class BasePlan(_Frozen):
@@ -121,10 +122,16 @@ class DriverPlan(_Frozen):
     pins: tuple[PinPlan, ...]
     version_package: str
     """The package whose version is the driver's, e.g. `nvidia-utils-535-server`."""
+    kernel: str
+    """The kernel's flavour, e.g. `generic`: the releases of its kernels (`uname -r`) end with it, and HWE's with the
+    flavour that they are of (`generic`)."""
+    module_package: str
+    """`{release}` in it stands for a kernel's release: the package that brings the driver's modules for that kernel,
+    prebuilt (Ubuntu) or by way of its headers (Debian, DKMS). Installed for each kernel before it is booted."""
+    kernel_packages: tuple[str, ...]
+    """Follow the newest kernel of the flavour: a kernel update upgrades those of them that are installed, together."""
     wanted_version: str | None
     """The one version of `version_package` that will do, as apt writes it; None where any of the branch will."""
-    module_package: str | None = None
-    """Package with the modules of one kernel, `{release}` in it; None where they are built on the host (DKMS)."""
 
 
 class CudaPlan(_Frozen):

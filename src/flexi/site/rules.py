@@ -77,7 +77,7 @@ def _driver(site: Site) -> Iterator[Problem]:
             yield Problem(
                 ("driver", "kernel"),
                 f"is no kernel flavour of {host.platform} ({name})",
-                suggestion(driver.kernel, platform.kernels),
+                suggestion(driver.kernel, list(platform.kernels)),
                 shown(driver.kernel),
             )
 
@@ -100,6 +100,10 @@ def _toolkits(site: Site) -> Iterator[Problem]:
                 f"set a toolkit {runs}.x, or a newer driver.branch",
                 shown(host.cuda),
             )
+        elif platforms.version_tuple(host.cuda) < platforms.PLATFORMS[host.platform].oldest_cuda:
+            oldest = ".".join(map(str, platforms.PLATFORMS[host.platform].oldest_cuda))
+            reason = f"is not in NVIDIA's repository for {host.platform}, which begins with {oldest}"
+            yield Problem(path, reason, f'write "{oldest}" or later, in quotes', shown(host.cuda))
 
 
 def _mirrors(site: Site) -> Iterator[Problem]:

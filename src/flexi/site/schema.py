@@ -180,9 +180,9 @@ class Driver(_Section):
         "need 550 or newer.",
         examples=["535-server", "580-server"],
     )
-    kernel: Literal["generic", "generic-hwe-22.04", "generic-hwe-24.04"] = Field(
+    kernel: Literal["generic", "generic-hwe-22.04", "generic-hwe-24.04", "amd64", "cloud-amd64"] = Field(
         default="generic",
-        description="Kernel flavour that the hosts run; the signed driver modules are built for it.",
+        description="Kernel flavour that the hosts run; the driver's modules are for it. On Debian, generic is amd64.",
         examples=["generic"],
     )
 

@@ -1,0 +1,188 @@
+"""Our pins and sources as apt itself understands them, on the days that break servers (man apt_preferences)."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import jinja2
+import pytest
+from apt_root import TOOLS, Apt
+
+from flexi.lab.vendor import archives, repository, ubuntu
+from flexi.paths import ROOT
+from flexi.plan.model import AptSourcePlan, PinPlan
+from flexi.plan.platforms import APT_SOURCES_ONLY, PLATFORMS, cuda_pins
+
+pytestmark = pytest.mark.skipif(
+    any(shutil.which(tool) is None for tool in TOOLS), reason=f"needs {', '.join(TOOLS)} (Debian or Ubuntu)"
+)
+
+KERNEL = ubuntu.JAMMY.kernel
+REAL = "535.309.01-0ubuntu0.22.04.1"
+DRIVERS = PLATFORMS["ubuntu-22.04"].drivers
+CUDA = cuda_pins("http://mirror.example.edu/cuda")
+
+
+def rendered(template: str, **values: object) -> str:
+    """As pyinfra's files.template renders it."""
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    return environment.from_string((ROOT / "templates" / template).read_text(encoding="utf-8")).render(**values)
+
+
+def pin(apt: Apt, name: str, pins: tuple[PinPlan, ...]) -> None:
+    (apt.preferences / name).write_text(rendered("driver/preferences.j2", pins=pins))
+
+
+def deployed(apt: Apt, branch: str, pins: bool = True, holds: bool = True) -> Apt:
+    """A host of that branch with today's generic kernel, as flexi leaves it or without one of its defences."""
+    shipped = DRIVERS[branch]
+    packages = [name.format(kernel="generic") for name in shipped.packages]
+    held = [name.format(kernel="generic") for name in shipped.holds] if holds else []
+    modules = shipped.module_package.format(release=KERNEL.release)
+    apt.pretend_installed(apt.would_install("linux-generic", modules, *packages), held)
+    if pins:
+        pin(apt, "flexi-driver", shipped.pins)
+        pin(apt, "flexi-cuda", CUDA)
+    assert apt.would("dist-upgrade") == {}
+    return apt
+
+
+@pytest.fixture(scope="module")
+def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("r")  # a key's sockets need a short path
+    repository.build_repositories(archives.everything(), target)
+    return target
+
+
+@pytest.fixture
+def apt(repositories: Path, tmp_path: Path) -> Apt:
+    return Apt(tmp_path, repositories)
+
+
+@pytest.mark.parametrize("holds", [True, False], ids=["pins and holds", "pins alone"])
+def test_the_end_of_a_branch_changes_nothing_on_a_host_of_ours(holds: bool, apt: Apt) -> None:
+    deployed(apt, "535-server", holds=holds)
+    apt.switch("transitional")
+    for command in ("upgrade", "dist-upgrade"):
+        assert apt.run(command, "--simulate").returncode == 0
+        assert apt.would(command) == {}
+
+
+def test_holds_alone_keep_the_end_of_a_branch_out(apt: Apt) -> None:
+    deployed(apt, "535-server", pins=False)
+    apt.switch("transitional")
+    assert apt.would("dist-upgrade") == {}
+
+
+def test_without_pins_and_holds_the_end_of_a_branch_swaps_the_driver(apt: Apt) -> None:
+    deployed(apt, "535-server", pins=False, holds=False)
+    apt.switch("transitional")
+    assert "libnvidia-compute-580-server" in apt.would("dist-upgrade")
+
+
+@pytest.mark.parametrize("holds", [True, False], ids=["pins and holds", "pins alone"])
+@pytest.mark.parametrize("branch", DRIVERS)
+def test_nvidias_repository_changes_nothing_on_a_host_of_ours(branch: str, holds: bool, apt: Apt) -> None:
+    """It stands among this apt's sources all the time, with newer versions."""
+    deployed(apt, branch, holds=holds)
+    assert apt.would("dist-upgrade") == {}
+    for trap in ("cuda", "cuda-12-4", "cuda-runtime-12-4", "cuda-drivers", "cuda-drivers-580", "nvidia-driver"):
+        assert apt.would_install(trap) == {}, trap
+    toolkit = apt.would_install("cuda-toolkit-12-4")
+    assert toolkit
+    assert not [name for name in toolkit if "nvidia" in name]
+
+
+def test_without_pins_the_toolkits_meta_packages_bring_nvidias_driver(apt: Apt) -> None:
+    deployed(apt, "535-server", pins=False, holds=False)
+    assert "cuda-drivers" in apt.would_install("cuda-12-4")
+    assert "libnvidia-compute" in apt.would_install("cuda-12-4")
+
+
+@pytest.mark.parametrize("branch", DRIVERS)
+def test_a_bare_host_gets_its_branch_and_no_other(branch: str, apt: Apt) -> None:
+    shipped = DRIVERS[branch]
+    pin(apt, "flexi-driver", shipped.pins)
+    pin(apt, "flexi-cuda", CUDA)
+    modules = shipped.module_package.format(release=KERNEL.release)
+    versions = apt.would_install(modules, *(name.format(kernel="generic") for name in shipped.packages))
+    assert versions[shipped.version_package].startswith(branch.split("-", maxsplit=1)[0])
+    assert shipped.version in (None, versions[shipped.version_package])
+    other = "580" if branch.startswith("535") else "535"
+    assert not [name for name in versions if f"-{other}-server" in name]
+    assert apt.would_install(f"nvidia-utils-{other}-server") == {}
+    held = {name.format(kernel="generic") for name in shipped.holds}
+    loose = {name for name in versions if "nvidia" in name and name not in held}
+    # Named after their version, or after a kernel that the held meta packages depend on exactly.
+    assert loose <= {modules} | {name for name in loose if name.startswith("nvidia-firmware-")}
+
+
+def test_a_bare_host_gets_no_empty_packages_where_the_real_build_is_gone(apt: Apt) -> None:
+    shipped = DRIVERS["535-server"]
+    pin(apt, "flexi-driver", shipped.pins)
+    apt.switch("transitional")
+    for name in shipped.packages:
+        assert apt.would_install(name.format(kernel="generic")) == {}, name
+    assert f" {REAL} " not in apt.run("madison", shipped.version_package, program="apt-cache").stdout
+
+
+@pytest.mark.parametrize("snapshot", [True, False])
+def test_a_snapshot_in_the_site_file_has_the_real_build_again(snapshot: bool, apt: Apt, repositories: Path) -> None:
+    shipped = DRIVERS["535-server"]
+    pin(apt, "flexi-driver", shipped.pins)
+    apt.switch("transitional")
+    source = AptSourcePlan(
+        file="/etc/apt/sources.list.d/flexi-snapshot.sources",
+        uri=f"file:{repositories / repository.ARCHIVES / 'today' / 'ubuntu'}",
+        suites=("jammy",),
+        components=("main", "restricted"),
+        keyring=str(repositories / repository.UBUNTU.keyring),
+        snapshot=snapshot,
+    )
+    (apt.sources / "flexi-snapshot.sources").write_text(rendered("base/mirror.sources.j2", source=source))
+    apt.update()
+    assert f" {REAL} " in apt.run("madison", shipped.version_package, program="apt-cache").stdout
+    names = [name for name in shipped.packages if not name.endswith("-{kernel}")]
+    versions = apt.would_install(shipped.module_package.format(release=KERNEL.release), *names)
+    assert versions["nvidia-utils-535-server"] == REAL
+    assert f"linux-modules-nvidia-535-server-{KERNEL.release}" in versions
+    assert not [name for name in versions if "580" in name]
+
+
+def test_a_source_of_another_key_is_not_trusted(apt: Apt, repositories: Path) -> None:
+    cuda = repositories / repository.cuda_path("ubuntu2204") / repository.CUDA_KEY
+    source = AptSourcePlan(
+        file="/x",
+        uri=f"file:{repositories / repository.ARCHIVES / 'kernel' / 'ubuntu'}",
+        suites=("jammy",),
+        components=("main",),
+        keyring=str(cuda),
+    )
+    (apt.sources / "flexi-x.sources").write_text(rendered("base/mirror.sources.j2", source=source))
+    done = apt.run("update")
+    assert "NO_PUBKEY" in done.stdout + done.stderr
+
+
+def test_the_sites_sources_can_be_the_only_ones(apt: Apt, tmp_path: Path) -> None:
+    assert apt.run("indextargets").stdout
+    text = rendered("base/apt-only.conf.j2", directory=APT_SOURCES_ONLY)
+    only = tmp_path / "only"
+    only.mkdir()
+    with apt.config.open("a") as config:
+        config.write(text.replace(APT_SOURCES_ONLY, str(only)))
+    assert apt.run("indextargets").stdout == ""
+
+
+def test_a_branch_that_ends_later_cannot_bring_the_next_one(apt: Apt) -> None:
+    """580-server will end as 535-server did: its pins know no last version, and keep the next branch out too."""
+    old = DRIVERS["535-server"]
+    deployed(apt, "535-server", pins=False, holds=False)
+    without_version = tuple(
+        PinPlan(**(found.model_dump() | {"packages": found.packages.replace("580-server", "535-server")}))
+        for found in DRIVERS["580-server"].pins
+    )
+    assert without_version != old.pins
+    pin(apt, "flexi-driver", without_version)
+    apt.switch("transitional")
+    assert not [name for name in apt.would("dist-upgrade") if "580" in name]
