@@ -2,7 +2,7 @@
 
 from pyinfra import host
 
-from roles import agent, base, cuda, driver, firewall, gateway, ollama, turn
+from roles import agent, base, bundle, cuda, driver, firewall, gateway, ollama, turn
 
 site = host.data.flexi_plan
 plan = host.data.flexi_host
@@ -21,6 +21,7 @@ def change() -> None:
 
 
 mine = turn.number(site, plan.name)
+bundle.install(plan, _sudo=True)
 if plan.driver:
     driver.permit(plan, _sudo=True)
 base.install(plan, _sudo=True)
@@ -31,6 +32,7 @@ if plan.cuda:
     cuda.install(plan.cuda, _sudo=True)
 if plan.ollama:
     ollama.fetch(plan.ollama, _sudo=True)
+    bundle.bring_models(plan, _sudo=True)
 for number in host.loop(turn.numbers(site)):
     turn.begin(number, mine, _sudo=True)
     if number == mine:

@@ -22,19 +22,20 @@ def install(plan: CudaPlan) -> None:
         mode="0644",
         pins=plan.pins,
     )
-    files.directory(name="Make the directory for signing keys", path="/etc/apt/keyrings", mode="0755")
-    signing_key(
-        name="Fetch the repository's signing key",
-        url=plan.key_url,
-        dest=KEYRING,
-        fingerprint=plan.key_fingerprint,
-    )
-    files.template(
-        name="Add NVIDIA's CUDA repository",
-        src="templates/cuda/cuda.sources.j2",
-        dest=plan.sources_file,
-        mode="0644",
-        repository=plan.repository,
-        keyring=KEYRING,
-    )
+    if plan.repository:
+        files.directory(name="Make the directory for signing keys", path="/etc/apt/keyrings", mode="0755")
+        signing_key(
+            name="Fetch the repository's signing key",
+            url=plan.key_url,
+            dest=KEYRING,
+            fingerprint=plan.key_fingerprint,
+        )
+        files.template(
+            name="Add NVIDIA's CUDA repository",
+            src="templates/cuda/cuda.sources.j2",
+            dest=plan.sources_file,
+            mode="0644",
+            repository=plan.repository,
+            keyring=KEYRING,
+        )
     installed(name=f"Install the CUDA toolkit {plan.version}", packages=plan.packages)

@@ -9,8 +9,11 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from flexi import deploying, doctor, keys, status, testing, verifying
+from flexi import bundling, deploying, doctor, keys, status, testing, verifying
 from flexi.bench import lab as lab_bench
+from flexi.bundle.checking import check as check_supplies
+from flexi.bundle.manifest import PARTS
+from flexi.bundle.progress import Bars
 from flexi.doctor import show as doctor_show
 from flexi.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, FlexiError
 from flexi.lab import commands as lab_commands
@@ -71,6 +74,8 @@ def check(site: str, as_json: bool) -> None:
         check_for_programs(site)
         return
     path, plan = load(site)
+    with Bars(Console(stderr=True)) as bars:
+        check_supplies(plan, site, bars)
     for warning in plan.warnings:
         click.echo(f"{warning.where}: warning: {warning.message}")
     models = sum(len(instance.models) for instance in plan.instances)
@@ -123,6 +128,8 @@ def deploy(
 ) -> None:
     """Make the hosts what the site file says. Running it again changes nothing."""
     path, what = load(site)
+    with Bars(Console(stderr=True)) as bars:
+        check_supplies(what, site, bars)
     wish = deploying.Wish(limit, allow_reboot, update, accept_gpus)
     sys.exit(deploying.deploy(what, path, out(), wish, dry=dry, wait=not no_wait))
 
@@ -134,6 +141,25 @@ def rollback(site: str, hosts: tuple[str, ...]) -> None:
     """Go back to the Ollama release before the present one, host by host, without a download."""
     path, what = load(site)
     sys.exit(deploying.roll_back(what, path, out(), deploying.Wish(limit=hosts)))
+
+
+@cli.command("bundle")
+@site_argument
+@click.option("--to", type=click.Path(path_type=Path), metavar="DIR", help="Default: mirrors.bundle, or ./bundle.")
+@click.option("--sources", multiple=True, metavar="[PLATFORM=]FILE", help="Apt sources of a platform (deb822).")
+@click.option("--only", multiple=True, type=click.Choice(PARTS), help="Only this part (may be repeated).")
+@click.option("--renew", is_flag=True, help="Ask again for what is there: it may have become newer.")
+@json_option
+def make_bundle(
+    site: str, to: Path | None, sources: tuple[str, ...], only: tuple[str, ...], renew: bool, as_json: bool
+) -> None:
+    """Prepare a folder from which the site deploys with no internet. Touches no host; run again, it only checks."""
+    path = find_site(site)
+    summary = bundling.bundle(path, to, sources, only, Console(stderr=as_json), renew=renew, quiet=as_json)
+    if as_json:
+        print_json(bundling.as_json(summary, site))
+    else:
+        bundling.show(summary, site, out())
 
 
 @cli.command()

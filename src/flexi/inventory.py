@@ -6,7 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flexi.errors import EXIT_BAD_INPUT
+from rich.console import Console
+
+from flexi.bundle.checking import check
+from flexi.bundle.progress import Bars
+from flexi.errors import EXIT_BAD_INPUT, InputError
 from flexi.plan import build_plan
 from flexi.plan.model import HostPlan, Plan
 from flexi.site import SiteError, load_site
@@ -22,7 +26,8 @@ def pyinfra_hosts(inventory_file: str) -> list[Host]:
     site_file = Path(inventory_file).with_suffix(".yaml")
     try:
         plan = build_plan(load_site(site_file))
-    except SiteError as error:
+        check(plan, str(site_file), Bars(Console(stderr=True), quiet=True))
+    except (SiteError, InputError) as error:
         print(error, file=sys.stderr)
         raise SystemExit(EXIT_BAD_INPUT) from None
     return [(host.name, host_data(plan, host)) for host in plan.hosts]

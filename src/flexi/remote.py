@@ -62,11 +62,18 @@ def _socket_directory() -> Path:
 def ssh_options(ssh: SshPlan, connect_timeout_s: int = 10) -> list[str]:
     options = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={connect_timeout_s}"]
     options += ["-o", "ControlMaster=auto", "-o", f"ControlPath={control_path(ssh)}", "-o", "ControlPersist=30"]
+    # A host that vanished in the middle of a long answer is given up, not waited for.
+    options += ["-o", "ServerAliveInterval=15"]
     if ssh.config:
         options += ["-F", ssh.config]
     if ssh.identity:
         options += ["-i", ssh.identity]
     return options
+
+
+def ssh_command(ssh: SshPlan, command: str) -> list[str]:
+    """The arguments that run a shell command on a host as the site's SSH user."""
+    return ["ssh", *ssh_options(ssh), "-p", str(ssh.port), f"{ssh.user}@{ssh.address}", command]
 
 
 def _ssh(argv: list[str], timeout_s: float | None = None, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -89,9 +96,8 @@ def direct_address(ssh: SshPlan) -> str | None:
 def run(host: HostPlan, command: str, timeout_s: float = 30, stdin: str = "") -> Answer:
     """Run a shell command on the host as the site's SSH user. Status 255 where the host cannot be reached, or gives no
     whole answer in time: `stdout` is then what came until the end."""
-    argv = ["ssh", *ssh_options(host.ssh), "-p", str(host.ssh.port), f"{host.ssh.user}@{host.ssh.address}", command]
     try:
-        done = _ssh(argv, timeout_s, stdin)
+        done = _ssh(ssh_command(host.ssh, command), timeout_s, stdin)
     except subprocess.TimeoutExpired as late:
         # Bytes even in text mode (bpo-43423).
         so_far = late.stdout.decode(errors="replace") if isinstance(late.stdout, bytes) else late.stdout or ""

@@ -9,10 +9,15 @@ from pyinfra import host
 from pyinfra.api import FunctionCommand, QuoteString, StringCommand, operation
 from pyinfra.operations import files
 
+from flexi.bundle.release import digest as published_digest
+from flexi.bundle.release import local_archive
+from flexi.errors import FlexiError
 from flexi.facts import Gpu, InstanceGpus, NvidiaDriver, NvidiaGpus, OllamaReleases
+from flexi.operations.bundle import bring
 from flexi.operations.refusal import refuse
 from flexi.plan.model import InstancePlan, OllamaPlan
 from flexi.plan.platforms import ollama_needs
+from flexi.pushing import Item
 
 Commands = Generator[StringCommand | FunctionCommand, None, None]
 
@@ -22,38 +27,60 @@ CURRENT_DIGEST = f"{RELEASES}/current/.archive-sha256"
 
 
 @operation()
-def release(plan: OllamaPlan) -> Generator[StringCommand, None, None]:
+def release(plan: OllamaPlan) -> Generator[StringCommand | FunctionCommand, None, None]:
     """Unpack the planned release to /opt/ollama/<version>, its archive's SHA-256 checked before anything is moved.
 
     The digest is the site file's, or else the release's own published list. Interrupted at any point, the next
-    run resumes the download or starts the unpacking again; what is in use is never touched.
+    run resumes the download or starts the unpacking again; what is in use is never touched. An archive on the admin's
+    machine is brought over SSH.
     """
     have = host.get_fact(OllamaReleases).installed.get(plan.version)
-    if have is not None and plan.sha256 in (None, have):
+    archive = local_archive(plan)
+    if have is not None and plan.sha256 in (None, have) and archive is None:
         host.noop(f"Ollama {plan.version} is unpacked")
         return
-    yield StringCommand("sh", "-c", QuoteString(install_script(plan)))
+    if archive is None:
+        yield StringCommand("sh", "-c", QuoteString(install_script(plan)))
+        return
+    try:
+        wanted = published_digest(plan)
+        if have == wanted:
+            host.noop(f"Ollama {plan.version} is unpacked")
+            return
+        size = archive.stat().st_size
+    except (FlexiError, OSError) as error:
+        yield refuse(str(error))
+        return
+    item = Item(archive, archive_name(plan), wanted, size)
+    yield FunctionCommand(bring, ([item], f"{RELEASES}/.download"), {})
+    yield StringCommand("sh", "-c", QuoteString(unpack_script(plan, wanted)))
+
+
+def archive_name(plan: OllamaPlan) -> str:
+    """Of a release's archive while it lies in the directory for downloads."""
+    return f"ollama-{plan.version}.tar.zst"
 
 
 def install_script(plan: OllamaPlan, root: str = RELEASES) -> str:
-    """The POSIX shell script that unpacks a release below `root`; exit status 1 and one sentence where it cannot."""
+    """The POSIX shell script that fetches and unpacks a release below `root`; status 1 and a sentence if it cannot."""
+    download = _DOWNLOAD.format(archive=plan.archive_url, checksums=plan.checksums_url)
+    return _script(plan, root, plan.sha256 or "", download)
+
+
+def unpack_script(plan: OllamaPlan, sha256: str, root: str = RELEASES) -> str:
+    """As `install_script`, for an archive that was brought already."""
+    return _script(plan, root, sha256, "")
+
+
+def _script(plan: OllamaPlan, root: str, wanted: str, download: str) -> str:
     return _INSTALL.format(
-        root=root,
-        version=plan.version,
-        archive=plan.archive_url,
-        checksums=plan.checksums_url,
-        wanted=plan.sha256 or "",
+        root=root, version=plan.version, name=archive_name(plan), wanted=wanted, download=download, url=plan.archive_url
     )
 
 
 # curl -C - resumes. A server that cannot (33) or a complete file (416: 22) is no error here: the digest decides, and a
 # file that fails it is removed, so that the next run starts afresh.
-_INSTALL = """
-set -eu
-umask 022
-version='{version}' wanted='{wanted}'
-mkdir -p {root}/.download
-file={root}/.download/ollama-$version.tar.zst
+_DOWNLOAD = """
 if [ -z "$wanted" ]; then
   wanted=$(curl -fsSL --retry 3 '{checksums}' |
     sed -n 's#^\\([0-9a-f]\\{{64\\}}\\)  *[*]*\\(\\./\\)*ollama-linux-amd64\\.tar\\.zst$#\\1#p')
@@ -63,10 +90,19 @@ curl -fsSL --retry 3 -C - -o "$file" '{archive}' || case $? in
   22 | 33 | 36) rm -f "$file"; curl -fsSL --retry 3 -o "$file" '{archive}' ;;
   *) exit 1 ;;
 esac
+"""
+
+_INSTALL = """
+set -eu
+umask 022
+version='{version}' wanted='{wanted}'
+mkdir -p {root}/.download
+file={root}/.download/{name}
+{download}
 have=$(sha256sum "$file" | cut -d' ' -f1)
 if [ "$have" != "$wanted" ]; then
   rm -f "$file"
-  echo "{archive} has the SHA-256 $have, wanted $wanted: nothing was switched" >&2
+  echo "{url} has the SHA-256 $have, wanted $wanted: nothing was switched" >&2
   exit 1
 fi
 new={root}/.new-$version

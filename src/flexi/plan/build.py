@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from . import maintenance, platforms, ports
 from .environment import instance_environment
@@ -17,6 +18,7 @@ from .model import (
     Backend,
     BackendServer,
     BasePlan,
+    BundlePlan,
     CudaPlan,
     DriverPlan,
     FirewallPlan,
@@ -33,6 +35,7 @@ from .model import (
     SshPlan,
     Warning_,
 )
+from .needs import GATEWAY, package_set, set_name
 
 if TYPE_CHECKING:
     from flexi.site.schema import Group, Host
@@ -70,7 +73,7 @@ def _host(site: Site, name: str, host: Host) -> HostPlan:
     if is_gateway:
         roles.append("gateway")
     proxy = _proxy(site)
-    return HostPlan(
+    plan = HostPlan(
         name=name,
         platform=host.platform,
         ssh=SshPlan(
@@ -95,19 +98,50 @@ def _host(site: Site, name: str, host: Host) -> HostPlan:
             drain_timeout_s=site.content.maintenance.drain_timeout,
         ),
     )
+    return _from_bundle(site, plan)
 
 
 def _proxy(site: Site) -> ProxyPlan | None:
     content = site.content
     if content.proxy.http is None and content.proxy.https is None:
         return None
-    mirrors = (content.mirrors.ollama, content.mirrors.cuda, content.mirrors.models)
+    mirrors = [content.mirrors.ollama, content.mirrors.cuda, content.mirrors.models]
+    mirrors += [source.uri for source in content.mirrors.apt]
     direct = ["localhost", "127.0.0.1", "::1"]
     for name, host in content.hosts.items():
         direct += [host.address, name]
-    direct += [urlsplit(mirror).hostname or "" for mirror in mirrors if mirror]
+    direct += [known for mirror in mirrors if mirror and (known := urlsplit(mirror).hostname)]
     direct += content.proxy.no_proxy
     return ProxyPlan(https=content.proxy.https, http=content.proxy.http, direct=tuple(dict.fromkeys(direct)))
+
+
+BUNDLE_HOME = "/var/lib/flexi/bundle"
+APT_CONFIG = "/etc/flexi/apt-bundle.conf"
+APT_LISTS = "/var/lib/flexi/apt-lists"
+
+
+def _from_bundle(site: Site, plan: HostPlan) -> HostPlan:
+    """The plan of a host that gets everything from the site's bundle; as it was where the site has none."""
+    folder = site.beside(site.content.mirrors.bundle)
+    if folder is None:
+        return plan
+    packages = package_set(plan)
+    # Repositories of the site's own are where the bundle was made from; the hosts need not reach them.
+    base = plan.base.model_copy(update={"apt_sources": (), "apt_tools": (), "apt_sources_only": None, "apt_files": ()})
+    return plan.model_copy(
+        update={
+            "base": base,
+            "bundle": BundlePlan(
+                folder=folder,
+                home=BUNDLE_HOME,
+                apt_uri=f"file:{BUNDLE_HOME}/apt/{packages.platform}",
+                apt_suite=set_name(packages),
+                apt_config=APT_CONFIG,
+                apt_lists=APT_LISTS,
+            ),
+            "environment": (*plan.environment, ("APT_CONFIG", APT_CONFIG)),
+        }
+    )
 
 
 def _base(site: Site, name: str, host: Host) -> BasePlan:
@@ -212,7 +246,7 @@ def _cuda(site: Site, host: Host) -> CudaPlan:
     return CudaPlan(
         version=host.cuda,
         packages=(f"cuda-toolkit-{host.cuda.replace('.', '-')}",),
-        repository=repository,
+        repository=None if mirrors.bundle else repository,
         key_url=f"{repository}/{platforms.NVIDIA_KEY}",
         key_fingerprint=mirrors.cuda_key_fingerprint if mirrors.cuda else platforms.NVIDIA_KEY_FINGERPRINT,
         pins=platforms.cuda_pins(repository),
@@ -222,11 +256,11 @@ def _cuda(site: Site, host: Host) -> CudaPlan:
 
 def _ollama(site: Site, host_name: str, host: Host) -> OllamaPlan:
     wanted = site.content.ollama
-    release = f"{site.content.mirrors.ollama or platforms.OLLAMA_RELEASES}/v{wanted.version}"
+    release = _release_address(site)
     instance_ports = _instance_ports(host)
     return OllamaPlan(
         version=wanted.version,
-        archive_url=f"{release}/{platforms.OLLAMA_ARCHIVE}",
+        archive_url=f"{release}/{_archive_name(site)}",
         checksums_url=f"{release}/sha256sum.txt",
         sha256=wanted.sha256,
         packages=("zstd",),
@@ -234,6 +268,29 @@ def _ollama(site: Site, host_name: str, host: Host) -> OllamaPlan:
             _instance(site, host_name, host, name, group, instance_ports[name]) for name, group in host.groups.items()
         ),
     )
+
+
+def _release_address(site: Site) -> str:
+    """Where the archive and its checksums lie: a URL for the hosts, or a `file:` one of the admin's machine."""
+    mirrors, version = site.content.mirrors, f"v{site.content.ollama.version}"
+    bundle = site.beside(mirrors.bundle)
+    if bundle is not None:
+        return PurePosixPath(bundle, "ollama", version).as_uri()
+    own = mirrors.ollama
+    if own is None or own.startswith("http"):
+        return f"{own or platforms.OLLAMA_RELEASES}/{version}"
+    path = PurePosixPath(site.beside(own) or "")
+    return (path.parent if _is_archive(own) else path / version).as_uri()
+
+
+def _archive_name(site: Site) -> str:
+    own = site.content.mirrors.ollama
+    local = own is not None and _is_archive(own) and site.content.mirrors.bundle is None
+    return quote(PurePosixPath(own).name) if own is not None and local else platforms.OLLAMA_ARCHIVE
+
+
+def _is_archive(own: str) -> bool:
+    return not own.startswith("http") and own.endswith(".tar.zst")
 
 
 def _instance(site: Site, host_name: str, host: Host, name: str, group: Group, port: int) -> InstancePlan:
@@ -302,7 +359,7 @@ def _model(site: Site, load: Load, gpus: int) -> ModelOnInstance:
 def _source(site: Site, name: str) -> tuple[str, bool]:
     """What to pull for a model, and whether over plain HTTP. A name that carries a registry's host keeps it."""
     mirror = site.content.mirrors.models
-    if mirror is None or name.count("/") == 2:
+    if site.content.mirrors.bundle is not None or mirror is None or name.count("/") == 2:
         return name, False
     parts = urlsplit(mirror)
     path = name if "/" in name else f"library/{name}"
@@ -316,7 +373,7 @@ def _gateway(site: Site) -> GatewayPlan:
         address=site.gateway.address,
         name=gateway.name,
         port=gateway.port,
-        packages=("haproxy",),
+        packages=GATEWAY,
         catalogue_port=ports.CATALOGUE,
         metrics_port=ports.METRICS,
         max_connections=MAX_CONNECTIONS,

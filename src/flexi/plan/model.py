@@ -82,6 +82,31 @@ class AptSourcePlan(_Frozen):
     """Of an earlier day: its index may have expired."""
 
 
+class PackageSet(_Frozen):
+    """What a host's roles ask apt for, and the pins that hold meanwhile: what a bundle's repository is made for."""
+
+    platform: PlatformName
+    packages: tuple[str, ...]
+    pins: tuple[PinPlan, ...]
+
+
+class BundlePlan(_Frozen):
+    """The prepared folder from which a host gets everything, without the internet."""
+
+    folder: str
+    """On the admin's machine, absolute."""
+    home: str
+    """On the host."""
+    apt_uri: str
+    """On the host: the base of its apt repository."""
+    apt_suite: str
+    """The index of what this host needs; a name that changes with its packages and pins."""
+    apt_config: str
+    """On the host: with this file in APT_CONFIG, apt knows the repository above and no other."""
+    apt_lists: str
+    """On the host: apt's lists of that repository, beside the host's own."""
+
+
 class BasePlan(_Frozen):
     hostname: str
     hosts_entries: tuple[tuple[str, str], ...]
@@ -139,8 +164,8 @@ class CudaPlan(_Frozen):
 
     version: str
     packages: tuple[str, ...]
-    repository: str
-    """Base URL of the flat repository, without a trailing slash."""
+    repository: str | None
+    """Base URL of the flat repository, without a trailing slash; None where the packages come from a bundle."""
     key_url: str
     key_fingerprint: str | None
     """Of the signing key; None only behind a mirror whose key the site file does not pin."""
@@ -253,6 +278,8 @@ class HostPlan(_Frozen):
     cuda: CudaPlan | None
     ollama: OllamaPlan | None
     agent: AgentPlan | None
+    bundle: BundlePlan | None = None
+    """None where the host downloads what it needs."""
     environment: tuple[tuple[str, str], ...] = ()
     """Variables that every command of a deploy finds on this host."""
     maintenance: MaintenancePlan = MaintenancePlan()

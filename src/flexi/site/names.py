@@ -111,6 +111,17 @@ def url(value: str) -> str:
     return value.rstrip("/")
 
 
+def url_or_path(value: str) -> str:
+    """A URL as above, or a path on the admin's machine: `file:…`, or one that starts with `/`, `./`, `../` or `~`."""
+    if value.startswith("file:"):
+        value = re.sub(r"^file:(//(?=/))?", "", value)
+        if value.startswith("//"):
+            raise refused("names another machine's file", "write file:///path, or a path")
+    elif not value.startswith(("/", "./", "../", "~")):
+        return url(value)
+    return plain_path(value).rstrip("/") or "/"
+
+
 def proxy(value: str) -> str:
     """A proxy as `url` takes it: scheme, host and port. Whoever may read the hosts' settings reads it."""
     if "@" in value:

@@ -19,6 +19,7 @@ GroupName = Annotated[str, AfterValidator(names.group_name)]
 ModelName = Annotated[str, AfterValidator(names.model_name)]
 Network = Annotated[str, AfterValidator(names.network)]
 Url = Annotated[str, AfterValidator(names.url)]
+UrlOrPath = Annotated[str, AfterValidator(names.url_or_path)]
 FilePath = Annotated[str, AfterValidator(names.plain_path)]
 Line = Annotated[str, AfterValidator(names.one_line)]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -126,11 +127,17 @@ class Mirrors(_Section):
         description="The hosts use the repositories of `apt` and `cuda` and none of their own, whose files stay.",
         examples=[True],
     )
-    ollama: Url | None = Field(
+    bundle: FilePath | None = Field(
         default=None,
-        description="Holds `v<version>/ollama-linux-amd64.tar.zst` and `v<version>/sha256sum.txt`. "
-        "Default: Ollama's releases on GitHub.",
-        examples=["https://mirror.example.edu/ollama"],
+        description="Folder on this machine that `flexi bundle` made; relative paths start at the site file. The hosts "
+        "then get packages, Ollama and models from it over SSH, and ask nothing else.",
+        examples=["./bundle"],
+    )
+    ollama: UrlOrPath | None = Field(
+        default=None,
+        description="Holds `v<version>/ollama-linux-amd64.tar.zst` and `v<version>/sha256sum.txt`: a URL, or a folder "
+        "on this machine (`./…`, `/…`, `file:…`), or the archive itself there. Default: Ollama's releases on GitHub.",
+        examples=["https://mirror.example.edu/ollama", "./ollama-linux-amd64.tar.zst"],
     )
     cuda: Url | None = Field(
         default=None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -36,6 +36,11 @@ class Site:
     @property
     def gateway(self) -> Host:
         return self.content.hosts[self.content.gateway.host]
+
+    def from_its_makers(self) -> Site:
+        """The site as it would download: what a bundle is made from."""
+        mirrors = self.content.mirrors.model_copy(update={"bundle": None})
+        return replace(self, content=self.content.model_copy(update={"mirrors": mirrors}))
 
     def model(self, name: str) -> ModelFacts | None:
         """Figures of a model: the site file's own, then the catalogue's; names compare as Ollama does, without case."""

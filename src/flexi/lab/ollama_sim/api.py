@@ -90,7 +90,7 @@ class Api:
                         "name": name,
                         "model": name,
                         "modified_at": rfc3339(manifest.modified_ns),
-                        "size": manifest.size,
+                        "size": model.size,
                         "digest": manifest.digest,
                         "details": model.details,
                     },

@@ -65,8 +65,10 @@ class ModelSpec:
 class Blob:
     media_type: str
     data: bytes
-    size: int
-    """As the manifest says it: for weights what the real ones have, so that lists show plausible sizes."""
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
 
     @property
     def digest(self) -> str:
@@ -113,14 +115,14 @@ def blobs(name: str, spec: ModelSpec) -> tuple[tuple[Blob, ...], Blob]:
     head = gguf.header(model_values(spec))
     weights = head + _filling(name.encode() + head, max(spec.blob_bytes - len(head), 0))
     template = "{{ .Tools }}{{ .System }}{{ .Prompt }}" if spec.tools else "{{ .System }}{{ .Prompt }}"
-    layers = [Blob(MEDIA_MODEL, weights, spec.weights_bytes)]
+    layers = [Blob(MEDIA_MODEL, weights)]
     for media, text in (
         (MEDIA_TEMPLATE, "" if spec.embedding else template),
         (MEDIA_LICENSE, spec.license),
         (MEDIA_PARAMS, json.dumps(dict(spec.parameters_file)) if spec.parameters_file else ""),
     ):
         if text:
-            layers.append(Blob(media, text.encode(), len(text.encode())))
+            layers.append(Blob(media, text.encode()))
     config = json.dumps(
         {
             "model_format": "gguf",
@@ -133,7 +135,7 @@ def blobs(name: str, spec: ModelSpec) -> tuple[tuple[Blob, ...], Blob]:
             "rootfs": {"type": "layers", "diff_ids": [layer.digest for layer in layers]},
         }
     ).encode()
-    return tuple(layers), Blob(MEDIA_CONFIG, config, len(config))
+    return tuple(layers), Blob(MEDIA_CONFIG, config)
 
 
 def manifest(layers: tuple[Blob, ...], config: Blob) -> bytes:

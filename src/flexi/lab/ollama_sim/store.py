@@ -73,6 +73,13 @@ class Model:
         """What tells runners apart: models that share their weights share a runner."""
         return str(self.path)
 
+    @property
+    def size(self) -> int:
+        """For lists: as large as the real one, whose weights the header tells."""
+        small = sum(layer.size for layer in self.manifest.layers if layer.media_type == catalogue.MEDIA_MODEL)
+        weights = int(self.values.get(catalogue.WEIGHTS_KEY, small))
+        return self.manifest.size - small + weights
+
     def architecture_value(self, key: str, default: int) -> int:
         architecture = self.values.get("general.architecture", "unknown")
         return int(self.values.get(f"{architecture}.{key}", default))

@@ -1,0 +1,64 @@
+"""Files of the admin's machine that a host needs: a bundle's packages and models, Ollama's archive."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator, Sequence
+from pathlib import Path
+
+from pyinfra import host
+from pyinfra.api import FunctionCommand, QuoteString, StringCommand, operation
+from pyinfra.api.host import Host
+from pyinfra.api.state import State
+from rich.console import Console
+from rich.filesize import decimal
+
+from flexi import pushing
+from flexi.bundle import manifest
+from flexi.bundle.progress import Bars
+from flexi.errors import FlexiError
+from flexi.facts import BundleFiles
+from flexi.operations.refusal import refuse, say
+from flexi.plan.model import HostPlan
+from flexi.pushing import Item
+
+
+@operation()
+def received(plan: HostPlan, part: str, owner: str = "root") -> Generator[StringCommand | FunctionCommand, None, None]:
+    """Bring what the host needs of a part of its bundle (apt, models), and remove what an older bundle left of it."""
+    assert plan.bundle is not None
+    truth = host.get_fact(BundleFiles, home=plan.bundle.home)
+    folder = Path(plan.bundle.folder)
+    try:
+        wanted = manifest.read(folder).of_host(plan, (part,))
+    except FlexiError as error:
+        yield refuse(str(error))
+        return
+    missing = [
+        Item(folder / path, path, file.sha256, file.size)
+        for path, file in wanted.items()
+        if truth.files.get(path) != file.sha256
+    ]
+    old = sorted(path for path in set(truth.files) - set(wanted) if path.startswith(f"{part}/"))
+    if not missing and not old:
+        host.noop("all of it is there")
+        return
+    needed = sum(item.size for item in missing)
+    if needed > truth.free_bytes:
+        yield refuse(f"{plan.bundle.home} needs {decimal(needed)} and has {decimal(truth.free_bytes)} free: make room")
+        return
+    if missing:
+        yield FunctionCommand(bring, (missing, plan.bundle.home, owner), {})
+    if old:
+        script = f"cd {plan.bundle.home} && rm -f -- {' '.join(old)}"
+        yield StringCommand("sh", "-c", QuoteString(script))
+
+
+def bring(state: State, host: Host, items: Sequence[Item], home: str, owner: str = "root") -> bool:
+    """Send files to the host as its plan says how to reach it; False, with the reason, where that fails."""
+    try:
+        with Bars(Console(file=sys.stderr)) as bars:
+            pushing.push(host.data.flexi_host.ssh, items, home, bars, owner)
+    except FlexiError as error:
+        return say(state, host, str(error))
+    return True

@@ -1,0 +1,36 @@
+"""What a host needs from outside: the packages that its roles install, and what keeps apt's choice among them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from .model import HostPlan, PackageSet, PinPlan
+
+TIME_DAEMON = "systemd-timesyncd"
+"""Installed where a host has no time daemon."""
+
+
+GATEWAY = ("haproxy",)
+
+
+def package_set(host: HostPlan) -> PackageSet:
+    """Every package that a deploy may ask apt for on this host, and the pins that hold meanwhile."""
+    packages = {TIME_DAEMON, *host.base.packages}
+    pins: list[PinPlan] = []
+    if host.driver:
+        packages |= set(host.driver.packages)
+        pins += host.driver.pins
+    if host.cuda:
+        packages |= set(host.cuda.packages)
+    if "gateway" in host.roles:
+        packages |= set(GATEWAY)
+    if host.ollama:
+        packages |= set(host.ollama.packages)
+    return PackageSet(platform=host.platform, packages=tuple(sorted(packages)), pins=tuple(pins))
+
+
+def set_name(packages: PackageSet) -> str:
+    """A short name that changes with everything in the set."""
+    content = [packages.platform, packages.packages, [(pin.packages, pin.pin, pin.priority) for pin in packages.pins]]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
