@@ -84,5 +84,6 @@ def show(health: Health, console: Console) -> None:
         console.print(f"[bold green]{health.site} is well[/]: {passed} checks passed{skipped}.")
     else:
         console.print(
-            f"[bold red]{health.site} is not well[/]: {len(health.failed)} of {len(health.checks)} checks failed."
+            f"[bold red]{health.site} is not well[/]: {len(health.failed)} of {len(health.checks)} checks failed. "
+            f"What mends it: ./flexi doctor {health.site}"
         )

@@ -28,7 +28,7 @@ def flexi(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]
     )
 
 
-@pytest.mark.parametrize("command", ["check", "plan", "deploy", "verify", "status"])
+@pytest.mark.parametrize("command", ["check", "plan", "deploy", "verify", "status", "doctor"])
 def test_a_wrong_site_file_ends_every_command_with_2(tmp_path: Path, command: str) -> None:
     path = tmp_path / "uni.yaml"
     path.write_text(GOOD.replace("parallel: 1", "paralel: 1"))
@@ -91,6 +91,12 @@ def test_an_unknown_host_in_limit_is_refused_before_anything_runs() -> None:
     assert done.returncode == 2
     assert "server-a" in done.stderr
     assert "pyinfra" not in done.stdout
+
+
+def test_an_unknown_host_is_refused_before_any_is_asked() -> None:
+    done = flexi("doctor", "lab", "--host", "server-z")
+    assert done.returncode == 2
+    assert "server-z: the site has no such host; it has server-a" in done.stderr
 
 
 def test_plan_is_json_for_programs() -> None:

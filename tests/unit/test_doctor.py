@@ -232,7 +232,10 @@ def test_transitional_packages_are_installed(host: HostPlan, well: HostTruth) ->
     )
     finding = one(host, replace(well, packages=changed))
     assert finding.kind.id == "transitional-installed"
-    assert "nvidia-utils-535-server is transitional" in finding.what
+    assert f"nvidia-utils-535-server is transitional ({NEXT}); the library is 535.309.01 now" in finding.what
+    assert (
+        f"--allow-change-held-packages nvidia-utils-535-server={DEBIAN_VERSION} && ./flexi deploy uni" in finding.mend
+    )
 
 
 def coming(well: HostTruth, name: str, held: bool, **changes: Any) -> HostTruth:
@@ -400,7 +403,12 @@ def test_an_instance_in_a_loop(host: HostPlan, well: HostTruth) -> None:
     finding = one(host, replace(instance(loop, version=None, loaded=None), agent=agent))
     assert finding.kind.id == "instance-loop"
     assert "started 40 times again and is activating (auto-restart): GPU 1 is not visible" in finding.what
-    # It has run for a day since.
+    assert ids(found(host, replace(loop, gpus=(gpu(0),), processes=(process(0),)))) == ["gpu-missing"]
+    # Between two attempts it is down for a moment; and once up, it has run for a day since.
+    down = unit("ollama@b.service", "failed", sub="failed", restarts=40, active_since_s=None)
+    assert ids(found(host, with_unit(well, down))) == ["instance-loop"]
+    young = with_unit(well, unit("ollama@b.service", restarts=40, active_since_s=99990.0))
+    assert ids(found(host, young)) == ["instance-loop"]
     assert found(host, with_unit(well, unit("ollama@b.service", restarts=40))) == []
 
 

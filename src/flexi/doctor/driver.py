@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Iterator
 
-from flexi.truth import Candidate, Module, Package, upstream
+from flexi.truth import Candidate, Module, Package
 
 from . import kinds
 from .case import Case, Finding
@@ -35,7 +35,9 @@ def _running(case: Case) -> Iterator[Finding]:
     if truth.nouveau:
         yield case.finding(kinds.NOUVEAU, "nouveau is loaded" + ("" if truth.driver else ", NVIDIA's driver is not"))
     elif truth.driver is None:
-        yield case.finding(kinds.NOT_LOADED, f"no NVIDIA driver is loaded under kernel {truth.kernel}")
+        bare = truth.kernel in truth.kernels and not truth.has_modules(truth.kernel)
+        why = f"kernel {truth.kernel} runs" + (" and has no module" if bare else "")
+        yield case.finding(kinds.NOT_LOADED, f"no NVIDIA driver is loaded; {why}")
     elif truth.driver_major != wanted.major:
         what = f"driver {truth.driver} runs, the site wants {wanted.branch}"
         yield case.finding(kinds.OTHER_BRANCH, what)
@@ -106,8 +108,11 @@ def _packages(case: Case) -> Iterator[Finding]:
     packages = {package.name: package for package in _driver_packages(case)}
     empty = [name for name, package in packages.items() if package.transitional]
     if empty:
-        version = upstream(packages[empty[0]].version)
-        yield case.finding(kinds.TRANSITIONAL, f"{_some(empty)} {_is(empty)} transitional (version {version})")
+        yield case.finding(
+            kinds.TRANSITIONAL,
+            f"{_some(empty)} {_is(empty)} transitional ({packages[empty[0]].version}); {_instead(case)}",
+            packages=" ".join(_back(case, name) for name in empty),
+        )
     candidates = [candidate for candidate in truth.candidates if candidate.name in packages]
     free = [candidate for candidate in candidates if candidate.changes and not packages[candidate.name].held]
     coming = [candidate for candidate in free if candidate.transitional and candidate.name not in empty]
@@ -123,6 +128,20 @@ def _packages(case: Case) -> Iterator[Finding]:
         quoted = shlex.join(names)
         what = f"{_some(names)} {_is(names)} NVIDIA's own, not the distribution's"
         yield case.finding(kinds.VENDOR_INSTALLED, what, packages=quoted)
+
+
+def _instead(case: Case) -> str:
+    library = case.truth.library
+    return f"the library is {library} now" if library else "no library of a driver is installed"
+
+
+def _back(case: Case, name: str) -> str:
+    """An argument of apt-get that puts the wanted build in an empty package's place. The meta package of the modules
+    has the kernel's versions: it goes, and the deploy brings the right one."""
+    version = case.plan.driver.wanted_version if case.plan.driver else None
+    if name.startswith("linux-modules-nvidia-"):
+        return f"{name}-"
+    return f"{name}={version}" if version else name
 
 
 def _guards(case: Case) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from flexi import expectations
 
 from . import kinds
 from .case import Case, Finding
+from .service import looping
 
 DAY_S = 86400
 SOON_DAYS = 21
@@ -66,6 +67,8 @@ def _disks(case: Case) -> Iterator[Finding]:
 def _units(case: Case) -> Iterator[Finding]:
     for name in expectations.units(case.plan):
         unit = case.truth.unit(name)
+        if unit is not None and looping(case, unit):
+            continue
         if unit is None or unit.active not in ("active", "activating", "reloading"):
             state = f"{unit.active}, {unit.boot or 'not installed'}" if unit else "not known to systemd"
             yield case.finding(kinds.UNIT_DOWN, f"{name} is {state}", unit=name)

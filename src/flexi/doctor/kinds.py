@@ -245,7 +245,9 @@ TRANSITIONAL = _kind(
     "empty packages stand in the place of the driver",
     reads="dpkg: section `oldlibs` or the word `transitional`",
     means="the night's upgrade has replaced the branch by another one; the next reboot runs it",
-    mends=_DEPLOY_REBOOT,
+    mends="{ssh} sudo apt-get install --allow-downgrades --allow-change-held-packages {packages} && "
+    + _DEPLOY_REBOOT
+    + "   # or set driver.branch to the new one and deploy",
 )
 TRANSITIONAL_COMING = _kind(
     "transitional-coming",

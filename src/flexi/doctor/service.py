@@ -7,7 +7,7 @@ from typing import Any
 
 from flexi.plan.model import InstancePlan, OllamaPlan
 from flexi.plan.platforms import ollama_needs
-from flexi.truth import Instance
+from flexi.truth import Instance, Unit
 
 from . import kinds
 from .case import Case, Finding
@@ -74,16 +74,26 @@ def _drains(case: Case) -> Iterator[Finding]:
             yield case.finding(kinds.DRAINED, what, group=group)
 
 
+def looping(case: Case, unit: Unit) -> bool:
+    """Whether an instance is started again and again."""
+    if not unit.name.startswith("ollama@") or unit.restarts < LOOPING:
+        return False
+    return unit.active != "active" or _up_s(case, unit) < YOUNG_S
+
+
+def _up_s(case: Case, unit: Unit) -> float:
+    return (case.truth.uptime_s or 0.0) - (unit.active_since_s or 0.0)
+
+
 def _runs(case: Case, wanted: InstancePlan, found: Instance | None) -> Iterator[Finding]:
     unit = case.truth.unit(wanted.unit)
     if unit is None:
         return
-    up_s = (case.truth.uptime_s or 0.0) - (unit.active_since_s or 0.0)
-    if unit.restarts >= LOOPING and (unit.active != "active" or up_s < YOUNG_S):
+    if looping(case, unit):
         why = _agents_reason(case, wanted.group)
         what = f"{unit.name} was started {unit.restarts} times again and is {unit.active} ({unit.sub})"
         yield case.finding(kinds.LOOP, what + (f": {why}" if why else ""), unit=unit.name)
-    elif unit.active == "active" and found is not None and found.version is None and up_s > YOUNG_S:
+    elif unit.active == "active" and found is not None and found.version is None and _up_s(case, unit) > YOUNG_S:
         yield case.finding(kinds.NO_ANSWER, f"{unit.name} runs, {found.address} gives no answer", unit=unit.name)
 
 

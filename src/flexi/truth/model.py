@@ -200,7 +200,6 @@ class HostTruth:
     reboot_required: bool = False
     reboot_packages: tuple[str, ...] = ()
     disks: tuple[Disk, ...] = ()
-    ntp_synchronized: bool | None = None
 
     driver: str | None = None
     """Version of the loaded NVIDIA module."""

@@ -56,7 +56,6 @@ def parse(text: str) -> HostTruth:
         reboot_required=bool(lines["reboot_required"]),
         reboot_packages=tuple(dict.fromkeys(lines["reboot_package"])),
         disks=tuple(_disks(lines["disk"], lines["inodes"])),
-        ntp_synchronized={"yes": True, "no": False}.get(_one(lines, "ntp_synchronized") or ""),
         driver=driver_version("\n".join(lines["driver"])),
         modules_loaded=tuple(line.split()[0] for line in lines["loaded"] if line.split()),
         device_nodes=tuple(lines["node"]),

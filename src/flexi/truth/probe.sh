@@ -30,7 +30,6 @@ the_system() {
   for directory in / /boot /var /var/lib/ollama /opt/ollama; do here "$directory" && set -- "$@" "$R$directory"; done
   bounded 10 df -P -k "$@" | sed 1d | lines disk
   bounded 10 df -P -i "$@" | sed 1d | lines inodes
-  bounded 10 timedatectl show -p NTPSynchronized --value | lines ntp_synchronized
 }
 
 the_kernel() {
