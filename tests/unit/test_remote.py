@@ -66,3 +66,14 @@ def test_a_missing_ssh_is_said_in_words(tmp_path: Path, monkeypatch: pytest.Monk
         remote.run(host, "true")
     with pytest.raises(FlexiError, match="apt-get install openssh-client"):
         remote.direct_address(host.ssh)
+
+
+def test_what_came_before_the_time_was_over_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = build_plan(load_site(INVENTORY / "lab.yaml")).hosts[0]
+    ssh = tmp_path / "ssh"
+    ssh.write_text("#!/bin/sh\ncat; exec /bin/sleep 60\n")
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    answer = remote.run(host, "sh -s", timeout_s=1.0, stdin="said\n")
+    assert (answer.stdout, answer.reached) == ("said\n", False)
+    assert "no answer within 1 s" in answer.stderr

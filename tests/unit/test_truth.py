@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,10 +149,11 @@ def test_a_host_in_service(run: Run, bin_: Path, root: Path) -> None:
         "etc/ollama/a.env",
         f"CUDA_VISIBLE_DEVICES={GPU_A},{GPU_B}\nOLLAMA_HOST=0.0.0.0:11434\nHTTPS_PROXY=x:y@z\n",
     )
-    put(root, "etc/flexi/drain.d/a", "new fans\nsecond line\n")
+    put(root, "etc/flexi/drain.d/a", "new fans\nrelease=9.9.9\n")
     put(root, "opt/ollama/0.24.0/.archive-sha256", "ab\n")
     put(root, "opt/ollama/0.23.4/.archive-sha256", "cd\n")
     (root / "opt/ollama/current").symlink_to("0.24.0")
+    (root / "opt/ollama/previous").symlink_to("0.22.0")  # whose directory is gone
     put(root, "run/flexi-agent/status.json", '{"time": 5,\n "instances": []}\n')
     put(root, "run/reboot-required", "*** System restart required ***\n")
     put(root, "run/reboot-required.pkgs", "libc6\nlinux-base\nlibc6\n")
@@ -208,7 +210,7 @@ esac""",
     assert (instance.loaded[0].size, instance.loaded[0].size_vram) == (6, 5)
     assert truth.drained == {"a": "new fans"}
     assert set(truth.releases) == {"0.24.0", "0.23.4"}
-    assert (truth.release_current, truth.release_previous) == ("0.24.0", None)
+    assert (truth.release_current, truth.release_previous) == ("0.24.0", "0.22.0")
     assert truth.agent == {"time": 5, "instances": []}
     assert truth.reboot_required
     assert truth.reboot_packages == ("libc6", "linux-base")
@@ -418,3 +420,22 @@ def test_modules_on_disk(run: Run, root: Path, bin_: Path) -> None:
 def test_blacklist_as_apt_reads_it() -> None:
     lines = 'Unattended-Upgrade::Package-Blacklist "";\nUnattended-Upgrade::Package-Blacklist:: "nvidia-";\n'
     assert parse("probe=1\n" + block("blacklist", lines)).blacklist == ("nvidia-",)
+
+
+def test_a_lost_card_may_have_a_line_of_its_own() -> None:
+    """So nvidia-smi of some drivers shows it: words in the place of numbers."""
+    lost = f"1, {GPU_B}, NVIDIA A40, 00000000:18:00.0, [GPU is lost], [GPU is lost], [GPU is lost], Enabled, [N/A]"
+    truth = parse(f"probe=1\nsmi_status=15\nsmi={lost}")
+    assert truth.gpus == ()
+    assert truth.smi_words == (lost,)
+
+
+def test_a_certificates_end_is_in_universal_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        end = parse("probe=1\ncertificate=/x.pem|notAfter=Nov 23 11:00:00 2027 GMT").certificates[0].expires
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert end == 1826967600.0
