@@ -114,13 +114,14 @@ def _repositories(base: BasePlan) -> None:
         )
     else:
         files.file(name="Use the host's own repositories too", path=APT_ONLY, present=False)
-    # Two sources of one place that differ in their key are an error to apt, which then reads none at all.
-    applied(
-        name="See that apt can read the site's repositories beside the host's",
-        what="apt-sources",
-        inputs=[source.file for source in base.apt_sources],
-        command="apt-get indextargets >/dev/null",
-    )
+    if base.apt_sources:
+        # Two sources of one place that differ in their key are an error to apt, which then reads none at all.
+        applied(
+            name="See that apt can read the site's repositories beside the host's",
+            what="apt-sources",
+            inputs=[source.file for source in base.apt_sources],
+            command="apt-get indextargets >/dev/null",
+        )
 
 
 def _retire(plan: HostPlan) -> None:
