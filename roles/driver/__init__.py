@@ -65,7 +65,12 @@ def install(plan: HostPlan) -> list[OperationMeta]:
         mode="0644",
     )
     released = unheld_but(name="Let go of the packages of another branch", packages=driver.holds)
-    packages = installed(name=f"Install the driver {driver.branch}", packages=driver.packages, interrupts=interrupts)
+    packages = installed(
+        name=f"Install the driver {driver.branch}",
+        packages=driver.packages,
+        interrupts=interrupts,
+        exactly=(driver.version_package, driver.wanted_version) if driver.wanted_version else None,
+    )
     interruptions = [packages]
     if host.data.get("update"):
         update = updated(
@@ -75,8 +80,7 @@ def install(plan: HostPlan) -> list[OperationMeta]:
             interrupts=interrupts,
         )
         interruptions.append(update)
-    if driver.module_package:
-        kernel_modules(name="Have modules for the kernel that boots next", module_package=driver.module_package)
+    kernel_modules(name="Have modules for the kernel that boots next", module_package=driver.module_package)
     held(
         name="Hold the driver and the kernel that it is built for",
         packages=driver.holds,

@@ -387,17 +387,19 @@ class InstanceGpus(FactBase[list[str]]):
 
 class Upgrades(FactBase[dict[str, str]]):
     """What apt would install or upgrade to bring `packages` (those that are installed, held or not) to the newest
-    that it may have, with the present index and pins: package -> version."""
+    that it may have, and to install `also`, with the present index and pins: package -> version. Empty where it
+    cannot."""
 
     default = dict
 
-    def command(self, packages: Sequence[str]) -> StringCommand:
+    def command(self, packages: Sequence[str], also: Sequence[str] = ()) -> StringCommand:
         names = " ".join(shlex.quote(name) for name in packages)
+        new = " ".join(shlex.quote(name) for name in also)
         script = (
             f"have=$(dpkg-query -W -f='${{db:Status-Status}} ${{Package}}\n' {names} 2>/dev/null | "
             "sed -n 's/^installed //p'); "
-            '[ -z "$have" ] || apt-get -s -qq -o APT::Get::Show-User-Simulation-Note=no install --only-upgrade '
-            "--allow-change-held-packages --no-install-recommends $have | grep ^Inst; true"
+            '[ -z "$have" ] || apt-get -s -qq -o APT::Get::Show-User-Simulation-Note=no install '
+            f"--allow-change-held-packages --no-install-recommends $have {new} | grep ^Inst; true"
         )
         return StringCommand("sh", "-c", QuoteString(script))
 

@@ -31,11 +31,13 @@ from flexi.operations.ollama import (
 from flexi.operations.packages import (
     held,
     installed,
+    kernel_modules,
     kernels_without_modules,
     obtainable,
     signing_key,
     time_daemon,
     unheld_but,
+    updated,
 )
 from flexi.operations.rebooting import reboot_permitted, rebooted
 from flexi.operations.retiring import retired, sources_retired
@@ -236,6 +238,61 @@ def test_missing_packages_are_looked_up_anew() -> None:
     assert "update" in apt[0]
     assert "haproxy" in apt[-1]
     assert "linux-generic" not in apt[-1]
+
+
+TRANSITIONAL = "ii  nvidia-utils-535-server  535.309.01-0ubuntu0.22.04.2  all  empty"
+EXACTLY = ("nvidia-utils-535-server", "535.309.01-0ubuntu0.22.04.1")
+
+
+def test_the_empty_packages_of_an_ended_branch_are_replaced_by_the_real_ones() -> None:
+    packages = ("nvidia-headless-no-dkms-535-server", "nvidia-utils-535-server")
+    predicted, commands = Fake({"dpkg -l": [TRANSITIONAL]}).run(installed, packages=packages, exactly=EXACTLY)
+    assert predicted
+    assert commands[-1].endswith(" ".join(packages))
+    assert "--allow-downgrades" in commands[-1]
+    real = TRANSITIONAL.replace("22.04.2", "22.04.1")
+    assert not Fake({"dpkg -l": [real]}).run(installed, packages=packages[1:], exactly=EXACTLY)[0]
+
+
+@pytest.mark.parametrize(
+    ("kernels", "present", "wanted"),
+    [
+        (("5.15.0-186-generic",), (), "5.15.0-186-generic"),
+        (("5.15.0-186-generic",), ("5.15.0-186-generic",), None),
+        (("5.15.0-186-generic", "5.15.0-190-generic"), ("5.15.0-186-generic",), "5.15.0-190-generic"),
+        ((), (), None),
+    ],
+    ids=["bare", "has them", "a kernel came past our holds", "a kernel of no package"],
+)
+def test_the_kernel_that_boots_next_gets_its_modules(
+    kernels: tuple[str, ...], present: tuple[str, ...], wanted: str | None
+) -> None:
+    package = "linux-modules-nvidia-535-server-{release}"
+    installed_ = [f"ii  {package.format(release=release)}  5.15  amd64  m" for release in present]
+    fake = Fake({**truth(kernels=kernels), "dpkg -l": installed_})
+    predicted, commands = fake.run(kernel_modules, module_package=package)
+    assert predicted == bool(wanted)
+    if wanted:
+        assert f"install --no-install-recommends {package.format(release=wanted)}" in commands[-1]
+
+
+def test_a_kernels_modules_are_asked_for_by_name_where_no_meta_package_brings_them() -> None:
+    package, newer = "linux-modules-nvidia-535-server-{release}", "5.15.0-190-generic"
+    image = f"Inst linux-image-{newer} (5.15.0-190.200 Ubuntu:22.04/jammy-security [amd64])"
+    modules = image.replace("linux-image-", "linux-modules-nvidia-535-server-")
+    arguments: dict[str, Any] = {
+        "packages": ("linux-generic",),
+        "module_package": package,
+        "interrupts": Interruption((), 1),
+    }
+    fake = Fake({f"$have {package.format(release=newer)}": [image, modules], "apt-get -s": [image]})
+    _, commands = fake.run(updated, **arguments)
+    assert f"linux-modules-nvidia-535-server-{newer}=5.15.0-190.200" in commands[-1]
+    fake = Fake({"apt-get -s": [image]})
+    add_op(fake.state, updated, **arguments)
+    with pytest.raises(PyinfraError):
+        run_ops(fake.state)
+    assert not [command for command in map(str, fake.host.connector.executed_commands) if "apt-get -y" in command]
 
 
 @pytest.mark.parametrize("daemon", ["chrony", "ntpsec", "systemd-timesyncd"])

@@ -20,6 +20,9 @@ pytestmark = pytest.mark.skipif(
 
 KERNEL = ubuntu.JAMMY.kernel
 REAL = "535.309.01-0ubuntu0.22.04.1"
+METAS = ("linux-modules-nvidia-535-server-generic",)
+"""Ubuntu's own way to have modules, until the branch ends: hosts from before flexi have it."""
+
 DRIVERS = PLATFORMS["ubuntu-22.04"].drivers
 CUDA = cuda_pins("http://mirror.example.edu/cuda")
 
@@ -40,12 +43,26 @@ def deployed(apt: Apt, branch: str, pins: bool = True, holds: bool = True) -> Ap
     packages = [name.format(kernel="generic") for name in shipped.packages]
     held = [name.format(kernel="generic") for name in shipped.holds] if holds else []
     modules = shipped.module_package.format(release=KERNEL.release)
-    apt.pretend_installed(apt.would_install("linux-generic", modules, *packages), held)
+    metas = METAS if branch.startswith("535") else ()
+    apt.pretend_installed(apt.would_install("linux-generic", modules, *packages, *metas), held)
     if pins:
         pin(apt, "flexi-driver", shipped.pins)
         pin(apt, "flexi-cuda", CUDA)
     assert apt.would("dist-upgrade") == {}
     return apt
+
+
+def snapshot_of(repositories: Path, snapshot: bool = True) -> str:
+    """A source of the archive as it was before the branch ended, as mirrors.apt writes it."""
+    source = AptSourcePlan(
+        file="/etc/apt/sources.list.d/flexi-snapshot.sources",
+        uri=f"file:{repositories / repository.ARCHIVES / 'today' / 'ubuntu'}",
+        suites=("jammy",),
+        components=("main", "restricted"),
+        keyring=str(repositories / repository.UBUNTU.keyring),
+        snapshot=snapshot,
+    )
+    return rendered("base/mirror.sources.j2", source=source)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +139,7 @@ def test_a_bare_host_gets_no_empty_packages_where_the_real_build_is_gone(apt: Ap
     shipped = DRIVERS["535-server"]
     pin(apt, "flexi-driver", shipped.pins)
     apt.switch("transitional")
-    for name in shipped.packages:
+    for name in (*shipped.packages, *METAS):
         assert apt.would_install(name.format(kernel="generic")) == {}, name
     assert f" {REAL} " not in apt.run("madison", shipped.version_package, program="apt-cache").stdout
 
@@ -132,22 +149,31 @@ def test_a_snapshot_in_the_site_file_has_the_real_build_again(snapshot: bool, ap
     shipped = DRIVERS["535-server"]
     pin(apt, "flexi-driver", shipped.pins)
     apt.switch("transitional")
-    source = AptSourcePlan(
-        file="/etc/apt/sources.list.d/flexi-snapshot.sources",
-        uri=f"file:{repositories / repository.ARCHIVES / 'today' / 'ubuntu'}",
-        suites=("jammy",),
-        components=("main", "restricted"),
-        keyring=str(repositories / repository.UBUNTU.keyring),
-        snapshot=snapshot,
-    )
-    (apt.sources / "flexi-snapshot.sources").write_text(rendered("base/mirror.sources.j2", source=source))
+    (apt.sources / "flexi-snapshot.sources").write_text(snapshot_of(repositories, snapshot))
     apt.update()
     assert f" {REAL} " in apt.run("madison", shipped.version_package, program="apt-cache").stdout
-    names = [name for name in shipped.packages if not name.endswith("-{kernel}")]
-    versions = apt.would_install(shipped.module_package.format(release=KERNEL.release), *names)
+    versions = apt.would_install(shipped.module_package.format(release=KERNEL.release), *shipped.packages)
     assert versions["nvidia-utils-535-server"] == REAL
     assert f"linux-modules-nvidia-535-server-{KERNEL.release}" in versions
     assert not [name for name in versions if "580" in name]
+
+
+def test_a_host_that_was_swapped_by_night_gets_its_branch_back(apt: Apt, repositories: Path) -> None:
+    """The upgrade happened before flexi came: 580 in use, under the names of 535. With the snapshot all of it goes."""
+    shipped = DRIVERS["535-server"]
+    apt.switch("transitional")
+    apt.pretend_installed(apt.would_install("linux-generic", *shipped.packages, *METAS))
+    assert apt.would("dist-upgrade") == {}
+    pin(apt, "flexi-driver", shipped.pins)
+    (apt.sources / "flexi-snapshot.sources").write_text(snapshot_of(repositories))
+    apt.update()
+    options = ("--allow-downgrades", "--allow-change-held-packages")
+    versions = apt.would("install", *options, *shipped.packages)
+    assert versions["nvidia-utils-535-server"] == versions["libnvidia-compute-535-server"] == REAL
+    done = apt.run("install", "--simulate", *options, *shipped.packages)
+    gone = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("Remv ")]
+    assert {"libnvidia-compute-580-server", "nvidia-kernel-common-580-server"} <= set(gone)
+    assert not [name for name in gone if name.startswith(("linux-image-", "linux-generic", "linux-headers-"))]
 
 
 def test_a_source_of_another_key_is_not_trusted(apt: Apt, repositories: Path) -> None:

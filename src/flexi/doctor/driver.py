@@ -55,8 +55,7 @@ def _next_boot(case: Case) -> Iterator[Finding]:
     built = [module for module in truth.modules if module.kernel == kernel]
     if truth.kernels and not truth.has_modules(kernel):
         what = f"kernel {kernel} is the next to boot and has no NVIDIA module"
-        prebuilt = any(name.startswith("linux-modules-nvidia-") for name in wanted.packages)
-        package = f"linux-modules-nvidia-{wanted.branch}-{kernel}" if prebuilt else f"linux-headers-{kernel}"
+        package = wanted.module_package.format(release=kernel)
         yield case.finding(kinds.KERNEL_WITHOUT_MODULES, what, package=package, kernel=kernel)
     if truth.secure_boot and built and not any(_accepted(module, truth.enrolled_keys) for module in built):
         signer = built[0].signer or "nobody"

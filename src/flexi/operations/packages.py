@@ -24,19 +24,37 @@ TIME_DAEMONS = ("systemd-timesyncd", "chrony", "ntpsec", "ntp", "openntpd")
 
 
 @operation()
-def installed(packages: Sequence[str], interrupts: Interruption | None = None) -> Commands:
+def installed(
+    packages: Sequence[str], interrupts: Interruption | None = None, exactly: tuple[str, str] | None = None
+) -> Commands:
     """Install what is missing of `packages`, with a fresh index; a host that has all of them is left alone.
 
-    What that `interrupts` is drained first.
+    What that `interrupts` is drained first. With `exactly`, a package and the version that it must have, all of them
+    are installed anew where it has another: the empty packages of an ended branch have the names of the real ones.
+    Which versions come then is for the pins to say, which must be in place.
     """
     present = host.get_fact(DebPackages) or {}
     missing = [name for name in packages if name not in present]
+    if exactly and exactly[0] in present and exactly[1] not in present[exactly[0]]:
+        yield from drain(interrupts)
+        yield from apt.update._inner()
+        yield _install(packages, "--allow-downgrades", "--allow-change-held-packages")
+        return
     if not missing:
         host.noop("all of them are installed")
         return
     yield from drain(interrupts)
     yield from apt.update._inner()
     yield from apt.packages._inner(packages=missing, no_recommends=True)
+
+
+def _install(packages: Sequence[str], *options: str) -> StringCommand:
+    return StringCommand(
+        "DEBIAN_FRONTEND=noninteractive",
+        *("apt-get", "-y", "install", "--no-install-recommends", *options),
+        *("-o", "Dpkg::Options::=--force-confdef", "-o", "Dpkg::Options::=--force-confold"),
+        *(QuoteString(name) for name in packages),
+    )
 
 
 @operation()
@@ -101,7 +119,7 @@ def kernels_without_modules(upgrades: Mapping[str, str], module_package: str) ->
 
 
 @operation()
-def updated(packages: Sequence[str], module_package: str | None, interrupts: Interruption) -> Commands:
+def updated(packages: Sequence[str], module_package: str, interrupts: Interruption) -> Commands:
     """Bring the driver and the kernel to the newest of their branch although they are on hold; what runs is drained
     first. A kernel that has no modules yet fails the host, and nothing is changed.
 
@@ -113,32 +131,36 @@ def updated(packages: Sequence[str], module_package: str | None, interrupts: Int
     if not upgrades:
         host.noop("driver and kernel are the newest")
         return
-    bare = kernels_without_modules(upgrades, module_package) if module_package else []
+    bare = kernels_without_modules(upgrades, module_package)
+    if bare:
+        # No meta package brought them: those of an ended branch do not.
+        modules = [module_package.format(release=release) for release in bare]
+        upgrades = host.get_fact(Upgrades, packages=packages, also=modules)
+        bare = [release for release in bare if module_package.format(release=release) not in upgrades]
     if bare:
         yield refuse(f"kernel {bare[0]} has no modules of this driver branch yet: nothing was updated, try later")
         return
     yield from drain(interrupts)
     names = [f"{name}={version}" for name, version in sorted(upgrades.items())]
-    yield StringCommand(
-        "DEBIAN_FRONTEND=noninteractive",
-        *("apt-get", "-y", "install", "--no-install-recommends", "--allow-change-held-packages"),
-        *("-o", "Dpkg::Options::=--force-confdef", "-o", "Dpkg::Options::=--force-confold"),
-        *(QuoteString(name) for name in names),
-    )
+    yield _install(names, "--allow-change-held-packages")
 
 
 @operation()
 def kernel_modules(module_package: str) -> Commands:
-    """The driver's modules for the kernel that boots next, where it is another one than the running: it came without
-    them, past our holds, and the next boot would have no GPUs."""
-    kernel = host.get_fact(NvidiaDriver).next_kernel
+    """What the kernel that boots next needs to have the driver's modules: without it the next boot has no GPUs.
+
+    On a bare host that is the running kernel; later one that came past our holds. A kernel that is in no package
+    (a container's, an admin's own) is left to whoever put it there.
+    """
+    truth = host.get_fact(NvidiaDriver)
+    kernel = truth.next_kernel or (truth.kernel if truth.kernel in truth.kernels else None)
     package = module_package.format(release=kernel)
     if kernel is None or package in (host.get_fact(DebPackages) or {}):
         host.noop("the kernel that boots next has them")
         return
     words = (
-        f"kernel {kernel} boots next and no archive has {package}: remove that kernel before the next reboot "
-        f"(apt-get purge linux-image-{kernel})"
+        f"kernel {kernel} boots next and no archive of this host has {package}: name one that has it in mirrors.apt, "
+        f"or let another kernel boot (apt-get purge linux-image-{kernel})"
     )
     yield from apt.update._inner()
     script = f"apt-get -y install --no-install-recommends {package} || {{ echo '{words}' >&2; exit 1; }}"

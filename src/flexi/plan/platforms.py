@@ -139,7 +139,8 @@ def _ubuntu_server(
     libraries = ("cfg1", "common", "compute", "decode", "encode", "extra", "fbc1", "gl")
     modules = f"linux-modules-nvidia-{branch}-{{kernel}}"
     packages = (
-        modules,
+        # Of an ended branch, the archive's newest pulls the next branch: each kernel's modules are named instead.
+        *([] if version else [modules]),
         f"nvidia-headless-no-dkms-{branch}",
         f"nvidia-utils-{branch}",  # nvidia-smi
         f"nvidia-compute-utils-{branch}",  # nvidia-persistenced
@@ -150,12 +151,12 @@ def _ubuntu_server(
         *(f"libnvidia-{library}-{branch}" for library in libraries),
     )
     # Without the kernel's meta packages on hold a new kernel would boot that has no modules yet.
-    holds = tuple(dict.fromkeys((*packages, *others, "linux-generic", *_KERNEL_METAS)))
+    holds = tuple(dict.fromkeys((modules, *packages, *others, "linux-generic", *_KERNEL_METAS)))
     return DriverPackages(
         packages=packages,
         holds=holds,
         module_package=f"linux-modules-nvidia-{branch}-{{release}}",
-        kernel_packages=(*_KERNEL_METAS, modules),
+        kernel_packages=(*_KERNEL_METAS, modules),  # the last also where a host has it from before its branch ended
         version_package=f"nvidia-utils-{branch}",
         sources=(_SIGNED, *sources),
         version=version,
