@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -128,8 +130,6 @@ def test_without_the_control_node_there_is_no_driver(host: Host) -> None:
 
 
 def test_a_forbidden_control_node_is_a_matter_of_permission(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
     real = os.open
 
     def refuse(path: Any, *rest: Any) -> int:
@@ -143,7 +143,6 @@ def test_a_forbidden_control_node_is_a_matter_of_permission(host: Host, monkeypa
 
 def test_a_node_without_a_real_driver_behind_it_counts_as_usable(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     import errno
-    import os
 
     def no_device(path: Any, *_: Any) -> int:
         raise OSError(errno.ENXIO, "No such device or address")
@@ -264,6 +263,23 @@ def test_where_nouveau_has_the_cards_nvidia_has_not(host: Host) -> None:
     assert host.smi()[1] == 9
 
 
+def test_the_cards_are_on_the_pci_bus_with_their_driver(host: Host) -> None:
+    """As in sysfs: vendor 0x10de, a display controller's class, and a link to who drives it."""
+    card = host.root / kernel.PCI / "0000:02:00.0"
+    assert (card / "vendor").read_text() == "0x10de\n"
+    assert (card / "class").read_text().startswith("0x03")
+    assert (card / "driver").readlink().name == "nvidia"
+    shutil.rmtree(host.root / "run")
+    host.write(f"usr/lib/flexi-lab/kernels/{KERNEL.replace('186', '190')}", {})
+    host.fault(lost=[A])
+    host.boot()
+    assert sorted(path.name for path in (host.root / kernel.PCI).iterdir()) == [
+        "0000:02:00.0",
+        "0000:03:00.0",
+    ]
+    assert not (card / "driver").is_symlink()
+
+
 def test_a_machine_without_cards_has_none_of_the_modules(tmp_path: Path) -> None:
     host = Host(tmp_path)
     host.write("etc/flexi-lab/gpus.json", [])
@@ -302,6 +318,28 @@ def test_ecc_errors_are_counted(host: Host) -> None:
     assert host.smi(*query)[0].split() == ["[N/A]", "[N/A]", "0"]
     host.fault(ecc_uncorrected={C: 3})
     assert host.smi(*query)[0].split() == ["[N/A]", "[N/A]", "3"]
+
+
+def test_why_the_clocks_are_down_in_both_spellings(host: Host) -> None:
+    """Bits of nvml.h: 0x1 idle, 0x40 slowed down by the hardware's own thermal protection."""
+    host.fault(throttled={B: 0x40})
+    for word in ("event", "throttle"):
+        query = (f"--query-gpu=clocks_{word}_reasons.active,clocks_{word}_reasons.hw_thermal_slowdown", "--format=csv")
+        lines = host.smi(*query)[0].splitlines()
+        # The header has the newer word whatever was asked (utkuozdemir/nvidia_gpu_exporter, issue 123).
+        assert lines[0] == "clocks_event_reasons.active, clocks_event_reasons.hw_thermal_slowdown"
+        assert lines[1:3] == ["0x0000000000000001, Not Active", "0x0000000000000040, Active"]
+    heat = host.smi("--query-gpu=temperature.gpu", "--format=csv,noheader")[0].split()
+    assert int(heat[1]) > int(heat[0])
+
+
+def test_processes_have_names(host: Host) -> None:
+    (host.root / "dev/shm/flexi-lab").mkdir(exist_ok=True)
+    host.driver.hold({B: 700})
+    query = "--query-compute-apps=gpu_uuid,pid,process_name,used_memory"
+    uuid, pid, name, used = host.smi(query, "--format=csv,noheader,nounits")[0].strip().split(", ")
+    assert (uuid, int(pid), int(used)) == (B, os.getpid(), 700)
+    assert Path(name).name == Path(sys.executable).name or name == sys.orig_argv[0]
 
 
 def test_one_lost_gpu_fails_every_question_about_all(host: Host) -> None:

@@ -11,7 +11,7 @@ import pytest
 from apt_root import TOOLS, Apt
 
 from flexi.lab.vendor import archives, debian, repository, ubuntu
-from flexi.lab.vendor.stub import Stub, build
+from flexi.lab.vendor.stub import Stub, build, module_file
 
 pytestmark = pytest.mark.skipif(
     any(shutil.which(tool) is None for tool in TOOLS), reason=f"needs {', '.join(TOOLS)} (Debian or Ubuntu)"
@@ -225,7 +225,7 @@ def test_dkms_builds_for_kernels_with_headers_only(tmp_path: Path) -> None:
     """The stub's own book-keeping, moved into a directory; words of `dkms status` are those of dkms 3.0."""
     [package] = [row for row in debian.tools() if row.name == "dkms"]
     script = package.files["usr/sbin/dkms"].content.decode()
-    for directory in ("/var/lib/dkms", "/usr/lib/flexi-lab", "/lib/modules"):
+    for directory in ("/var/lib/dkms", "/usr/lib/flexi-lab", "/lib/modules", "/usr/src"):
         script = script.replace(f'"{directory}', f'"{tmp_path}{directory}').replace(
             f"={directory}", f"={tmp_path}{directory}"
         )
@@ -234,6 +234,8 @@ def test_dkms_builds_for_kernels_with_headers_only(tmp_path: Path) -> None:
         return subprocess.run(["sh", "-c", script, "dkms", *arguments], capture_output=True, text=True, check=False)
 
     (tmp_path / "lib/modules/6.1.0-56-amd64/build/include").mkdir(parents=True)
+    (tmp_path / "usr/src/nvidia-current-535.309.01").mkdir(parents=True)
+    (tmp_path / "usr/src/nvidia-current-535.309.01/nvidia-current.ko").touch()
     assert dkms("add", "-m", "nvidia-current", "-v", "535.309.01").returncode == 0
     assert dkms("status").stdout == "nvidia-current/535.309.01: added\n"
     assert dkms("autoinstall", "--kernelver", "6.1.0-60-amd64").returncode == 1
@@ -241,6 +243,7 @@ def test_dkms_builds_for_kernels_with_headers_only(tmp_path: Path) -> None:
     assert dkms("status").stdout == "nvidia-current/535.309.01, 6.1.0-56-amd64, x86_64: installed\n"
     built = tmp_path / "usr/lib/flexi-lab/modules/6.1.0-56-amd64/nvidia-current.json"
     assert json.loads(built.read_text()) == {"version": "535.309.01"}
+    assert (tmp_path / "lib/modules/6.1.0-56-amd64/updates/dkms/nvidia-current.ko").exists()
     assert dkms("remove", "-m", "nvidia-current", "-v", "535.309.01", "--all").returncode == 0
     assert not built.exists()
     assert dkms("status").stdout == ""
@@ -295,6 +298,14 @@ def test_dpkg_reads_the_package_and_the_same_row_gives_the_same_bytes(tmp_path: 
     }
     dpkg("--extract", str(tmp_path / "x.deb"), str(tmp_path))
     assert (tmp_path / "usr/bin/nvidia-smi").read_bytes() == row.files["usr/bin/nvidia-smi"].content
+
+
+@pytest.mark.skipif(shutil.which("modinfo") is None, reason="needs modinfo (kmod)")
+def test_modinfo_reads_the_modules(tmp_path: Path) -> None:
+    (tmp_path / "nvidia.ko").write_bytes(module_file("5.15.0-186-generic", "535.309.01").content)
+    for field, value in {"version": "535.309.01", "vermagic": "5.15.0-186-generic SMP mod_unload"}.items():
+        command = ["modinfo", "-F", field, str(tmp_path / "nvidia.ko")]
+        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == value
 
 
 def test_the_content_hash_sees_every_part() -> None:

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from flexi.errors import EXIT_FAILED, EXIT_OK, FlexiError
 
+from .gpu_sim.smi import EVENT_REASONS
 from .lab import Lab
 from .machine import Machine
 from .naming import DEFAULT
@@ -185,8 +186,35 @@ def ecc(machine: Machine, gpu: int, count: int) -> None:
 @click.option("--mib", default=20_000, show_default=True, type=click.IntRange(min=1), help="How much, in MiB.")
 @click.pass_obj
 def memory(machine: Machine, gpu: int, mib: int) -> None:
-    """Somebody else has taken memory of a GPU."""
+    """Somebody else has taken memory of a GPU, and no process is to be seen."""
     machine.foreign_memory(gpu, mib)
+
+
+@fault.command()
+@gpu_option
+@click.option("--mib", default=8_000, show_default=True, type=click.IntRange(min=1), help="How much, in MiB.")
+@click.pass_obj
+def process(machine: Machine, gpu: int, mib: int) -> None:
+    """Somebody else computes on a GPU: a process of the admin's."""
+    click.echo(machine.foreign_process(gpu, mib))
+
+
+@fault.command()
+@gpu_option
+@click.option("--reason", default="hw_thermal_slowdown", show_default=True, type=click.Choice(list(EVENT_REASONS)))
+@click.pass_obj
+def throttle(machine: Machine, gpu: int, reason: str) -> None:
+    """A GPU slows down."""
+    machine.throttle(gpu, reason)
+
+
+@fault.command()
+@gpu_option
+@click.option("--code", default=79, show_default=True, type=click.IntRange(min=1), help="The Xid.")
+@click.pass_obj
+def xid(machine: Machine, gpu: int, code: int) -> None:
+    """The driver writes an Xid message into the kernel log (journalctl -k)."""
+    machine.xid(gpu, code)
 
 
 @fault.command()

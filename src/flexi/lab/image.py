@@ -66,7 +66,7 @@ FILES: dict[str, str] = {
     ),
     "etc/systemd/system/flexi-lab-boot.service": (
         "[Unit]\nDescription=Simulated kernel: load the NVIDIA modules that this boot finds\n"
-        "DefaultDependencies=no\nBefore=sysinit.target\n"
+        "DefaultDependencies=no\nBefore=sysinit.target systemd-journald.service\n"
         "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/usr/lib/flexi-lab/boot\n"
         "[Install]\nWantedBy=sysinit.target\n"
     ),

@@ -19,10 +19,11 @@ from typing import Any
 from flexi.errors import FlexiError, InputError
 
 from . import cgroups, image, network, processes, ssh
+from .gpu_sim.smi import EVENT_REASONS
 from .naming import Naming
 from .platforms import PLATFORMS
 from .supervisor import AGAIN_FILE, PID_FILE, POWER_PID_FILE, SPEC_FILE, Spec
-from .topology import MachineSpec, replacement
+from .topology import ADMIN, MachineSpec, replacement
 from .vendor import repository
 
 ADMIN_UID = 1000
@@ -30,6 +31,12 @@ BOOT_TIMEOUT_S = 60.0
 HARDWARE_FILE = "/etc/flexi-lab/gpus.json"
 FAULTS_FILE = "/etc/flexi-lab/faults.json"
 USERLAND_FILE = "/usr/lib/flexi-lab/userland.json"
+FOREIGN_UNIT = "flexi-lab-foreign-"
+XID_TEXTS = {
+    48: ", An uncorrectable double bit error (DBE) has been detected on GPU in the framebuffer.",
+    79: ", GPU has fallen off the bus.",
+}
+"""What the driver adds (NVIDIA, "Xid errors"; published logs); other codes come without words."""
 LOOPBACK_RESOLVERS = ("127.", "::1")
 SSH_FAILED = 255
 """OpenSSH's exit status when it could not connect."""
@@ -275,7 +282,7 @@ class Machine:
         self._add_fault("ecc_uncorrected", self.gpu(index), count)
 
     def foreign_memory(self, index: int, mib: int) -> None:
-        """Let somebody else take memory of a GPU."""
+        """Let memory of a GPU be taken by somebody whom no list of processes shows."""
         self._add_fault("foreign_mib", self.gpu(index), mib)
 
     def mismatch(self) -> None:
@@ -285,6 +292,49 @@ class Machine:
         version = json.dumps({"version": MISMATCHED_VERSION})
         keep = f"[ -e {USERLAND_FILE}.true ] || cp {USERLAND_FILE} {USERLAND_FILE}.true"
         self.enter("sh", "-c", f"{keep}; cat >{USERLAND_FILE}", text=version)
+
+    def throttle(self, index: int, reason: str = "hw_thermal_slowdown") -> None:
+        """Let a GPU slow down; `reason` as nvidia-smi names it (`smi.EVENT_REASONS`), InputError for any other."""
+        if reason not in EVENT_REASONS:
+            raise InputError(f"a GPU does not throttle because of '{reason}'; it does for {', '.join(EVENT_REASONS)}")
+        self._add_fault("throttled", self.gpu(index), EVENT_REASONS[reason])
+
+    def foreign_process(self, index: int, mib: int) -> int:
+        """Let somebody log in and compute on a GPU: a real process of the admin's, with its memory; its pid inside.
+
+        It ends with `clear_faults` or the machine.
+        """
+        unit = f"{FOREIGN_UNIT}{index}"
+        idle = "import signal; signal.pause()"
+        run = (
+            "systemd-run",
+            "--quiet",
+            "--collect",
+            f"--unit={unit}",
+            f"--uid={ADMIN}",
+            "/usr/bin/python3",
+            "-c",
+            idle,
+        )
+        self.enter("sh", "-c", f"systemctl stop --quiet {unit} 2>/dev/null || true")
+        self.enter(*run)
+        pid = int(self.enter("systemctl", "show", "--property=MainPID", "--value", unit))
+        self.enter("sh", "-c", f"cat >/dev/shm/flexi-lab/{pid}.json", text=json.dumps({self.gpu(index): mib}))
+        return pid
+
+    def xid(self, index: int, code: int = 79) -> None:
+        """Let the driver write an Xid message about a GPU into the kernel log, where the journal finds it."""
+        self.gpu(index)
+        bus = next(str(card["pci_bus_id"]) for card in self.spec.gpus if card["index"] == index)
+        text = f"NVRM: Xid (PCI:{bus[4:-2]}): {code}, pid='<unknown>', name=<unknown>{XID_TEXTS.get(code, '')}"
+        # `man 5 kmsg` (Documentation/ABI/testing/dev-kmsg): priority, number, microseconds, flags. The journal asks
+        # for numbers without gaps. The pipe is opened for both ways: so it never waits for a reader.
+        script = (
+            "n=$(cat /run/flexi-lab/kmsg 2>/dev/null || echo 0); echo $((n + 1)) >/run/flexi-lab/kmsg; "
+            "up=$(cut -d' ' -f1 /proc/uptime | tr -d .)0000; exec 3<>/dev/kmsg; "
+            """printf '3,%s,%s,-;%s\\n' "$n" "$up" "$1" >&3"""
+        )
+        self.enter("sh", "-c", script, "sh", text)
 
     def replace_gpu(self, index: int, power_off: bool = True) -> str:
         """Put another card of the same model into the place of a GPU; the new card's UUID.
@@ -306,8 +356,10 @@ class Machine:
         return new
 
     def clear_faults(self) -> None:
-        """Everything right again, without a reboot. A GPU that was lost at the last boot needs one all the same."""
+        """Everything right again, without a reboot. A GPU that was lost at the last boot needs one all the same, and
+        the kernel log keeps its Xid messages until one."""
         self.enter("rm", "-f", FAULTS_FILE)
+        self.enter("sh", "-c", f"systemctl stop --quiet '{FOREIGN_UNIT}*'")
         if self._exists(f"{USERLAND_FILE}.true"):
             self.enter("mv", f"{USERLAND_FILE}.true", USERLAND_FILE)
 

@@ -58,6 +58,8 @@ class Gpu:
     memory_total_mib: int
     memory_used_mib: int
     ecc_uncorrected: int
+    throttled: int
+    """Why the clocks are held down: bits of nvmlClocksEventReasons (nvml.h), none of them while all is well."""
     lost: bool
 
     @property
@@ -81,6 +83,7 @@ class Faults:
     lost: tuple[str, ...]
     ecc_uncorrected: dict[str, int]
     foreign_mib: dict[str, int]
+    throttled: dict[str, int]
 
 
 class Driver:
@@ -142,6 +145,7 @@ class Driver:
                 memory_total_mib=int(card["memory_total_mib"]),
                 memory_used_mib=min(int(card["memory_total_mib"]), IDLE_MIB + used.get(card["uuid"], 0)),
                 ecc_uncorrected=faults.ecc_uncorrected.get(card["uuid"], 0),
+                throttled=faults.throttled.get(card["uuid"], 0),
                 lost=card["uuid"] in faults.lost,
             )
             for card in self.hardware()
@@ -193,6 +197,7 @@ class Driver:
             lost=tuple(data.get("lost", ())),
             ecc_uncorrected=dict(data.get("ecc_uncorrected", {})),
             foreign_mib=dict(data.get("foreign_mib", {})),
+            throttled=dict(data.get("throttled", {})),
         )
 
     # -- what processes do to it --------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ changes the files that the next boot loads from, not what runs, exactly as with 
     usr/lib/flexi-lab/kernel-common.json             the branch that modprobe is told to load (nvidia-kernel-common-*)
 
 What it leaves for programs that know nothing of a simulation: the kernel that would have been booted in
-/proc/sys/kernel/osrelease, its modules in /sys/module and, where this computer's kernel has that file, /proc/modules.
+/proc/sys/kernel/osrelease, its modules in /sys/module and, where this computer's kernel has that file, /proc/modules;
+the cards on the PCI bus; a kernel log in /dev/kmsg, from which the journal takes records as from a real one's.
 """
 
 from __future__ import annotations
@@ -34,7 +35,12 @@ EVERYONE = 0o666
 MODPROBE_D = ("etc/modprobe.d", "run/modprobe.d", "usr/local/lib/modprobe.d", "lib/modprobe.d")
 """Where modprobe looks (`man 5 modprobe.d`)."""
 NVIDIA_MODULES = ("nvidia", "nvidia_modeset", "nvidia_uvm")
+KMSG = Path("/dev/kmsg")
+PCI_DEVICES = Path("/sys/bus/pci/devices")
+PCI_IDS = {"NVIDIA RTX A5000": ("0x2231", "0x030000"), "NVIDIA A40": ("0x2235", "0x030200")}
+"""Device and class (pci.ids; the workstation card is a display controller, the other has no outputs in use)."""
 OSRELEASE = "run/flexi-lab/osrelease"
+PCI = "run/flexi-lab/pci"
 MODULES = "run/flexi-lab/modules"
 
 MakeNode = Callable[[Path, int, int], None]
@@ -84,11 +90,12 @@ def load(root: Path, node: MakeNode = make_node) -> str | None:
     (root / MODULES).parent.mkdir(parents=True, exist_ok=True)
     (root / MODULES).write_text(_proc_modules(modules))
     (root / OSRELEASE).write_text(f"{installed_kernel(root)}\n")
-    if version is None:
-        return None
     driver = Driver(root)
     lost = driver.faults().lost
     cards = [card for card in driver.hardware() if card["uuid"] not in lost]
+    _fill_pci(root / PCI, cards, modules[0] if modules else None)
+    if version is None:
+        return None
     state = root / "run/flexi-lab"
     (state / "proc-driver/nvidia/gpus").mkdir(parents=True, exist_ok=True)
     for card in cards:
@@ -107,6 +114,7 @@ def load(root: Path, node: MakeNode = make_node) -> str | None:
 
 def main() -> int:
     root = Path("/")
+    make_kernel_log()
     version = load(root)
     show(root, version)
     if version is None:
@@ -138,6 +146,31 @@ def show(root: Path, version: str | None) -> None:
         if name.startswith("nvidia"):
             (module / "version").write_text(f"{version}\n")
     subprocess.run(["mount", "-o", "remount,ro", "/sys"], check=True)
+    if PCI_DEVICES.exists():
+        subprocess.run(["mount", "--bind", root / PCI, PCI_DEVICES], check=True)
+
+
+def make_kernel_log() -> None:
+    """A pipe that keeps a record until the journal reads it, one at a time, as the real device does."""
+    KMSG.unlink(missing_ok=True)
+    os.mkfifo(KMSG, 0o640)
+    # The journal's daemon writes into it before it reads, and would wait for a reader for ever.
+    with open(os.open(KMSG, os.O_RDWR), "r+b", buffering=0) as pipe:
+        subprocess.Popen(["sleep", "infinity"], stdin=pipe, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _fill_pci(directory: Path, cards: Sequence[dict[str, Any]], driver: str | None) -> None:
+    """The cards as in /sys/bus/pci/devices (Linux: Documentation/ABI/testing/sysfs-bus-pci)."""
+    for card in cards:
+        device, kind = PCI_IDS.get(card["name"], ("0x0000", "0x030200"))
+        place = directory / card["pci_bus_id"].lower()[4:]
+        place.mkdir(parents=True, exist_ok=True)
+        for name, text in {"vendor": "0x10de", "device": device, "class": kind}.items():
+            (place / name).write_text(f"{text}\n")
+        if driver:
+            (place / "driver").unlink(missing_ok=True)
+            (place / "driver").symlink_to(f"../../../bus/pci/drivers/{driver}")
+    directory.mkdir(exist_ok=True)
 
 
 def _proc_modules(names: Sequence[str]) -> str:

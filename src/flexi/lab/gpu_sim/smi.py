@@ -23,6 +23,23 @@ IDLE_W, IDLE_C, BUSY_C = 22.0, 34, 63
 POWER_LIMIT_W = {"NVIDIA RTX A5000": 230.0, "NVIDIA A40": 300.0}
 DEFAULT_POWER_LIMIT_W = 250.0
 
+# Bits and names of nvml.h and `nvidia-smi --help-query-gpu`. Both spellings are taken; the header says `event` (535 and
+# later: utkuozdemir/nvidia_gpu_exporter, issue 123).
+EVENT_REASONS = {
+    "gpu_idle": 0x1,
+    "applications_clocks_setting": 0x2,
+    "sw_power_cap": 0x4,
+    "hw_slowdown": 0x8,
+    "sync_boost": 0x10,
+    "sw_thermal_slowdown": 0x20,
+    "hw_thermal_slowdown": 0x40,
+    "hw_power_brake_slowdown": 0x80,
+}
+IDLE_REASON = EVENT_REASONS["gpu_idle"]
+THERMAL = EVENT_REASONS["sw_thermal_slowdown"] | EVENT_REASONS["hw_thermal_slowdown"]
+THROTTLED_C = 95
+"""Degrees of a card that its own protection slows down; made up."""
+
 # CUDA that a driver branch brings (NVIDIA's CUDA toolkit release notes, table of driver versions).
 CUDA_OF_BRANCH = {535: "12.2", 550: "12.4", 570: "12.8", 580: "13.0"}
 
@@ -47,6 +64,11 @@ class Card:
 
 Field_ = Callable[[Card], str]
 
+
+def _has_reason(bit: int) -> Field_:
+    return lambda card: "Active" if _reasons(card) & bit else "Not Active"
+
+
 # Name -> (unit, value). The unit is in the header and, without `nounits`, behind each number.
 FIELDS: dict[str, tuple[str, Field_]] = {
     "index": ("", lambda c: str(c.gpu.index)),
@@ -60,16 +82,30 @@ FIELDS: dict[str, tuple[str, Field_]] = {
     "memory.used": ("MiB", lambda c: str(c.gpu.memory_used_mib)),
     "memory.free": ("MiB", lambda c: str(c.gpu.memory_free_mib)),
     "utilization.gpu": ("%", lambda c: "100" if c.busy else "0"),
-    "temperature.gpu": ("", lambda c: str(BUSY_C if c.busy else IDLE_C)),
+    "utilization.memory": ("%", lambda c: "60" if c.busy else "0"),
+    "pstate": ("", lambda c: "P0" if c.busy else "P8"),
+    "temperature.gpu": ("", lambda c: str(_heat(c))),
     "power.draw": ("W", lambda c: f"{_limit(c) * 0.9 if c.busy else IDLE_W:.2f}"),
     "power.limit": ("W", lambda c: f"{_limit(c):.2f}"),
     "ecc.mode.current": ("", lambda c: "Enabled" if _has_ecc(c) else "Disabled"),
+    "ecc.mode.pending": ("", lambda c: "Enabled" if _has_ecc(c) else "Disabled"),
+    "ecc.errors.corrected.volatile.total": ("", lambda c: "0" if _has_ecc(c) else "[N/A]"),
     "ecc.errors.uncorrected.volatile.total": ("", lambda c: str(c.gpu.ecc_uncorrected) if _has_ecc(c) else "[N/A]"),
+    "ecc.errors.uncorrected.aggregate.total": ("", lambda c: str(c.gpu.ecc_uncorrected) if _has_ecc(c) else "[N/A]"),
+    "clocks_event_reasons.active": ("", lambda c: f"0x{_reasons(c):016X}"),
+    **{f"clocks_event_reasons.{name}": ("", _has_reason(bit)) for name, bit in EVENT_REASONS.items()},
 }
-ALIASES = {"gpu_name": "name", "gpu_uuid": "uuid", "gpu_bus_id": "pci.bus_id"}
+ALIASES = {
+    **{name.replace("_event_", "_throttle_"): name for name in FIELDS if name.startswith("clocks_event_reasons.")},
+    "gpu_name": "name",
+    "gpu_uuid": "uuid",
+    "gpu_bus_id": "pci.bus_id",
+}
 
 APP_FIELDS: dict[str, tuple[str, Callable[[ComputeProcess], str]]] = {
     "pid": ("", lambda p: str(p.pid)),
+    "process_name": ("", lambda p: _process_name(p.pid)),
+    "name": ("", lambda p: _process_name(p.pid)),
     "gpu_uuid": ("", lambda p: p.gpu_uuid),
     "used_memory": ("MiB", lambda p: str(p.used_mib)),
     "used_gpu_memory": ("MiB", lambda p: str(p.used_mib)),
@@ -286,11 +322,29 @@ def _table(cards: list[Card], driver: Driver, version: str) -> str:
     ]
     out.append(frame.replace("-", "=").replace("+", "|"))
     for process in processes:
-        left = f"{shown[process.gpu_uuid]:>4} {process.pid:>10}      C   compute"
+        left = f"{shown[process.gpu_uuid]:>4} {process.pid:>10}      C   {_process_name(process.pid)[:45]}"
         out.append(f"| {left:<70}{process.used_mib:>10}MiB |")
     if not processes:
         out.append(f"| {' No running processes found':<83} |")
     return "\n".join([*out, frame]) + "\n"
+
+
+def _reasons(card: Card) -> int:
+    return card.gpu.throttled | (0 if card.busy or card.gpu.throttled else IDLE_REASON)
+
+
+def _heat(card: Card) -> int:
+    if card.gpu.throttled & THERMAL:
+        return THROTTLED_C
+    return BUSY_C if card.busy else IDLE_C
+
+
+def _process_name(pid: int) -> str:
+    """The program's path; nvidia-smi says so where it may not look."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode(errors="replace") or "[Not Found]"
+    except OSError:
+        return "[Not Found]"
 
 
 def _limit(card: Card) -> float:

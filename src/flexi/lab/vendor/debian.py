@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..gpu_sim.bundle import zipapp
-from .stub import File, Stub, kernel_image, marker
+from .stub import File, Stub, kernel_image, marker, module_file
 
 MAIN, SECURITY = "bookworm", "bookworm-security"
 
@@ -71,7 +71,9 @@ case $command in
     mkdir -p "$tree/$module/$version/source" ;;
   remove)
     for built in "$tree/$module/$version"/*/x86_64; do
-      [ -d "$built" ] && rm -f "/usr/lib/flexi-lab/modules/$(basename "$(dirname "$built")")/$module.json"
+      [ -d "$built" ] || continue
+      kernel=$(basename "$(dirname "$built")")
+      rm -f "/usr/lib/flexi-lab/modules/$kernel/$module.json" "/lib/modules/$kernel/updates/dkms/$module.ko"
     done
     rm -rf "${tree:?}/$module/$version" ;;
   autoinstall)
@@ -84,6 +86,8 @@ case $command in
         exit 1
       }
       mkdir -p "$tree/$module/$version/$kernel/x86_64" "/usr/lib/flexi-lab/modules/$kernel"
+      mkdir -p "/lib/modules/$kernel/updates/dkms"
+      cp "/usr/src/$module-$version/$module.ko" "/lib/modules/$kernel/updates/dkms/$module.ko"
       echo "{\"version\": \"$version\"}" >"/usr/lib/flexi-lab/modules/$kernel/$module.json"
     done ;;
   status)
@@ -287,6 +291,7 @@ def driver(version: str, pocket: str) -> list[Stub]:
             ),
             provides=(f"nvidia-kernel-{upstream}", f"nvidia-kernel-dkms-any (= {upstream})"),
             section="non-free/kernel",
+            files={f"usr/src/nvidia-current-{upstream}/nvidia-current.ko": module_file(KERNEL.release, upstream)},
             scripts={
                 # dkms's own common.postinst: for the kernels that are there, as far as they have headers.
                 "postinst": f"dkms add {dkms}\nfor k in /usr/lib/flexi-lab/kernels/*; do "

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..gpu_sim.bundle import zipapp
-from .stub import File, Stub, kernel_image, marker
+from .stub import File, Stub, kernel_image, marker, module_file
 
 PERSISTENCED_UNIT = """[Unit]
 Description=NVIDIA Persistence Daemon
@@ -106,7 +106,13 @@ def modules(branch: str, build: Kernel, pocket: str, driver: str | None = None) 
             pocket,
             (f"linux-image-{build.release}",),
             section="restricted/kernel",
-            files=marker(f"modules/{build.release}/nvidia-{branch}.json", version=driver),
+            files={
+                **marker(f"modules/{build.release}/nvidia-{branch}.json", version=driver),
+                # Linked there by the real package's postinst (linux-restricted-modules), with its signature.
+                f"lib/modules/{build.release}/kernel/nvidia-{branch.replace('-server', 'srv')}/nvidia.ko": module_file(
+                    build.release, driver
+                ),
+            },
         ),
         Stub(
             f"linux-modules-nvidia-{branch}-{build.flavour}",
