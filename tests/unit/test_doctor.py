@@ -12,8 +12,9 @@ import pytest
 from rich.console import Console
 
 from flexi import doctor, remote
-from flexi.doctor import Case, Finding, diagnose, docs, kinds, reading, show
+from flexi.doctor import Case, Finding, diagnose, docs, kinds, reading, service, show
 from flexi.errors import InputError
+from flexi.operations import draining
 from flexi.paths import INVENTORY
 from flexi.plan import build_plan
 from flexi.plan.model import HostPlan, Plan
@@ -376,7 +377,7 @@ def test_an_ollama_that_the_driver_is_too_old_for(host: HostPlan, well: HostTrut
     findings = found(host, replace(instance(well, version="0.32.15"), release_current="0.32.15"))
     assert ids(findings) == ["driver-too-old", "release-differs"]
     assert "Ollama 0.32.15 needs driver 550 or newer for GPUs, 535.309.01 runs" in findings[0].what
-    assert findings[0].mend == "./flexi rollback uni --host server-b"
+    assert findings[0].mend.startswith("./flexi rollback uni --host server-b ")
 
 
 def test_an_instance_still_runs_the_old_release(host: HostPlan, well: HostTruth) -> None:
@@ -485,6 +486,10 @@ def test_the_gateway_is_not_asked_for_gpus(plan: Plan, well: HostTruth) -> None:
         started=NOW, ended=NOW, os="ubuntu-22.04", deployed=True, units=tuple(unit(f"{name}.service") for name in names)
     )
     assert found(plan.host("gateway"), truth) == []
+
+
+def test_a_deploys_own_drain_is_known_by_the_mark_that_deploys_write() -> None:
+    assert service.FLEXIS_OWN == draining.MARK
 
 
 # -- reading and showing ----------------------------------------------------------------------------------------------

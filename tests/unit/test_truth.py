@@ -439,3 +439,19 @@ def test_a_certificates_end_is_in_universal_time(monkeypatch: pytest.MonkeyPatch
         monkeypatch.undo()
         time.tzset()
     assert end == 1826967600.0
+
+
+@pytest.mark.parametrize(
+    ("line", "built"),
+    [
+        ("nvidia-current/535.309.01, 6.1.0-25-amd64, x86_64: installed", True),
+        ("nvidia, 535.309.01, 6.1.0-25-amd64, x86_64: installed", True),
+        ("nvidia-current/535.309.01, 6.1.0-25-amd64, x86_64: built", False),
+        ("nvidia-current/535.309.01, 6.1.0-9-amd64, x86_64: installed", False),
+        ("nvidia-current/535.309.01: added", False),
+        ("zfs/2.1.11, 6.1.0-25-amd64, x86_64: installed", False),
+    ],
+)
+def test_modules_by_the_books_of_dkms(line: str, built: bool) -> None:
+    """`dkms status` of dkms 3.0 (Debian 12) and of 2.8 (Ubuntu 22.04)."""
+    assert parse(f"probe=1\ndkms={line}").has_modules("6.1.0-25-amd64") is built

@@ -397,7 +397,7 @@ PAIR = _kind(
     "this Ollama needs a newer driver than the one that runs",
     reads="`/api/version`, the current release, the running driver",
     means="Ollama 0.30 and later use no GPU below driver 550, without a word (discover/cuda_compat.go)",
-    mends="./flexi rollback {site} --host {host}",
+    mends="./flexi rollback {site} --host {host}   # without a release to go back to: " + _DEPLOY_REBOOT,
 )
 RELEASE_DIFFERS = _kind(
     "release-differs",

@@ -5,8 +5,12 @@ None and empty mean: not there, or not to be learnt. A bare host is as good an a
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
+
+_DKMS_BUILT = re.compile(r"nvidia[\w-]*[/,] ?[\d.]+, .*: installed")
+"""`nvidia-current/535.309.01, 6.1.0-25-amd64, x86_64: installed`; a comma before the version in old releases."""
 
 
 @dataclass(frozen=True)
@@ -208,6 +212,7 @@ class HostTruth:
     pci: tuple[PciCard, ...] = ()
     modules: tuple[Module, ...] = ()
     dkms: tuple[str, ...] = ()
+    """Lines of `dkms status`."""
     secure_boot: bool | None = None
     """None where the firmware does not say; False also on a machine without UEFI."""
     enrolled_keys: tuple[str, ...] = ()
@@ -288,10 +293,14 @@ class HostTruth:
         return self.kernels[-1] if self.kernels else self.kernel
 
     def has_modules(self, kernel: str) -> bool:
-        """Whether there are NVIDIA modules for this kernel: a module on disk, or Ubuntu's package of prebuilt ones."""
-        return any(module.kernel == kernel for module in self.modules) or any(
-            package.name.startswith("linux-modules-nvidia-") and package.name.endswith(f"-{kernel}")
-            for package in self.packages
+        """Whether there are NVIDIA modules for this kernel: on disk, by DKMS's books, or prebuilt by Ubuntu."""
+        return (
+            any(module.kernel == kernel for module in self.modules)
+            or any(_DKMS_BUILT.match(line) and f", {kernel}, " in line for line in self.dkms)
+            or any(
+                package.name.startswith("linux-modules-nvidia-") and package.name.endswith(f"-{kernel}")
+                for package in self.packages
+            )
         )
 
     def package(self, name: str) -> Package | None:
