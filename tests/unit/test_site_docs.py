@@ -9,6 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from flexi.paths import INVENTORY, ROOT
+from flexi.plan import platforms
 from flexi.site import docs
 from flexi.site.schema import SiteFile
 
@@ -35,6 +36,21 @@ def test_every_key_has_a_meaning() -> None:
         assert f"`{section}" in page
     assert "## `hosts.<host>.firewall.allow[]`" in page
     assert "| `from` | list of text |" in page
+
+
+def test_the_platforms_page_has_every_row_and_says_what_is_not_verified() -> None:
+    page = docs.platform_docs.page()
+    for name, platform in platforms.PLATFORMS.items():
+        for branch, shipped in platform.drivers.items():
+            section = page.split(f"### {name}, {branch}\n")[1].split("\n### ")[0]
+            names = (*shipped.packages, *shipped.holds, shipped.module_package, *shipped.kernel_packages)
+            assert all(f"`{package}`" in section for package in names)
+            assert all(source in section for source in shipped.sources)
+            assert (shipped.unverified or "") in section
+            assert all(f"`{pin.pin}`" in section for pin in shipped.pins)
+    for row in (*platforms.BRANCHES.values(), *platforms.PLATFORMS.values()):
+        assert row.sources
+        assert all(source in page for source in row.sources)
 
 
 @pytest.mark.parametrize("site", sorted(path.stem for path in INVENTORY.glob("*.yaml")))

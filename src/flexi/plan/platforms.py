@@ -56,11 +56,6 @@ class Branch:
     """The last release that computes on GPUs with it; None where all do."""
     sources: tuple[str, ...]
 
-    @property
-    def note(self) -> str:
-        runs = f"up to {self.newest_ollama}" if self.newest_ollama else f"{OLLAMA_FIRST_TEXT} and later"
-        return f"NVIDIA's support ends in {self.ends}; runs Ollama {runs}"
-
 
 _LIFECYCLE = "https://docs.nvidia.com/datacenter/tesla/drivers/ (driver lifecycle)"
 
@@ -192,7 +187,7 @@ def _stay_on(branch: str, version: str | None) -> tuple[PinPlan, ...]:
     return tuple(pins)
 
 
-# Debian's own packages carry no branch in their names, and a point release may change it, as 12.6 did from 525 to 535.
+# Debian's own packages carry no branch in their names, and a point release may change it, as it did from 525.
 # DKMS builds the modules where the headers of a kernel are.
 _DEBIAN_METAS = ("linux-image-{kernel}", "linux-headers-{kernel}")
 _DEBIAN_535 = DriverPackages(

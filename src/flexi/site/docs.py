@@ -1,4 +1,4 @@
-"""docs/site-reference.md and docs/site.schema.json, generated from the schema.
+"""docs/site-reference.md and docs/site.schema.json, generated from the schema; docs/platforms.md, from the platforms.
 
 `python -m flexi.site.docs` writes them, with `--check` it only says whether they are fresh (exit status 1 if not).
 """
@@ -13,10 +13,12 @@ from typing import Any, Literal
 
 from flexi.paths import ROOT
 
+from . import platform_docs
 from .schema import SiteFile
 
 SCHEMA = ROOT / "docs" / "site.schema.json"
 REFERENCE = ROOT / "docs" / "site-reference.md"
+PLATFORMS = ROOT / "docs" / "platforms.md"
 
 _PLACEHOLDERS = {"hosts": "<host>", "groups": "<group>", "models": "<model>"}
 """How the keys of a mapping are called in the reference."""
@@ -155,11 +157,11 @@ def _text(value: str) -> str:
 def files() -> dict[Path, str]:
     """Path and wanted text of each generated file."""
     schema = json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
-    return {SCHEMA: schema, REFERENCE: reference()}
+    return {SCHEMA: schema, REFERENCE: reference(), PLATFORMS: platform_docs.page()}
 
 
 def stale() -> list[Path]:
-    """Generated files that do not say what the schema says."""
+    """Generated files that do not say what the code says."""
     return [path for path, text in files().items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
 
 
