@@ -10,7 +10,7 @@ import pytest
 from flexi.data import CATALOGUE, ModelFacts
 from flexi.lab.ollama_sim import catalogue, estimate
 from flexi.lab.ollama_sim.store import Model
-from flexi.plan.fit import CONTEXT_BYTES, MIB, Load, fit, load
+from flexi.plan.fit import CONTEXT_BYTES, MIB, Load, fit, load, order_that_fits
 
 A5000 = 24564 * MIB
 A40 = 46068 * MIB
@@ -123,9 +123,27 @@ def test_models_beside_each_other_take_the_emptiest_card() -> None:
     assert result.placed[1].bytes_by_gpu[1]
 
 
-def test_the_largest_is_loaded_first() -> None:
-    small, large = load("s", CATALOGUE["phi3:3.8b"], 4096, 1, "f16"), load("l", CATALOGUE["gemma:7b"], 4096, 1, "f16")
-    assert [p.load.name for p in fit([small, large], [A5000]).placed] == ["l", "s"]
+def at(name: str) -> Load:
+    return load(name, CATALOGUE[name], 4096, 1, "f16")
+
+
+def test_models_are_loaded_in_the_order_that_is_given() -> None:
+    order = ["phi3:3.8b", "gemma:7b"]
+    assert [p.load.name for p in fit([at(name) for name in order], [A5000]).placed] == order
+
+
+def test_an_order_can_fit_where_another_does_not() -> None:
+    """Small ones take a card each; dbrx, 74 GB on two cards of 48 GB, then has too little on either."""
+    small_first = [at(name) for name in ("llama3:8b", "gemma:7b", "dbrx:132b")]
+    missing = fit(small_first, [A40] * 2).missing
+    assert missing is not None
+    assert missing.name == "dbrx:132b"
+    ordered = order_that_fits(small_first, [A40] * 2)
+    assert ordered is not None
+    assert [item.name for item in ordered] == ["dbrx:132b", "gemma:7b", "llama3:8b"]
+    assert fit(ordered, [A40] * 2).missing is None
+    assert order_that_fits(ordered, [A40] * 2) is None, "it fits as it is"
+    assert order_that_fits(small_first, [A5000]) is None, "no order fits"
 
 
 def test_tight() -> None:

@@ -561,3 +561,16 @@ def test_a_kernels_flavour_is_its_platforms(kernel: str, platform: str, fits: bo
         return
     (finding,) = refusal(tmp_path, text).findings
     assert (finding.path, finding.reason) == ("driver.kernel", f"is no kernel flavour of {platform} (one)")
+
+
+def test_an_order_that_fits_is_named(tmp_path: Path) -> None:
+    """Models are loaded in the order of the list: the small ones would leave no room for the large one."""
+    text = GOOD.replace("RTX A5000", "A40").replace("- mistral:7b", "- dbrx:132b\n          - llama3:8b")
+    text = text.replace("gpus: [2, 3]\n", "gpus: [2, 3]\n        context: 4096\n        parallel: 1\n")
+    load_site(write(tmp_path, text))
+    text = text.replace("          - dbrx:132b\n", "").replace("- gemma:7b\n", "- gemma:7b\n          - dbrx:132b\n")
+    (finding,) = refusal(tmp_path, text).findings
+    assert finding.path == "hosts.one.groups.b.models[2]"
+    assert finding.remedy == (
+        "they are loaded in the order of this list, and fit in this one: [dbrx:132b, gemma:7b, llama3:8b]"
+    )

@@ -13,7 +13,7 @@ Where each number comes from (Ollama v0.24.0):
   else all.
 - Free memory of an idle card: its total less 2 % that the driver keeps for itself (nvidia-smi -q "Reserved" of idle
   Ampere cards; an estimate). Other programs on the card are not counted: flexi owns its cards.
-- Models load one after the other, the largest first.
+- Models load one after the other, in the order of the site file: flexi-agent sees to that after every start.
 
 All sizes are bytes.
 """
@@ -162,13 +162,8 @@ class Fit:
         return sum(self.gpu_bytes) - sum(self.used_by_gpu)
 
 
-def loading_order(loads: Sequence[Load]) -> tuple[Load, ...]:
-    """The largest first: what is left then suits the small ones. Equal ones keep their order."""
-    return tuple(sorted(loads, key=lambda item: -(item.facts.weights_bytes + item.kv_bytes)))
-
-
 def fit(loads: Sequence[Load], gpu_bytes: Sequence[int], *, packs: bool = True) -> Fit:
-    """Load all models onto cards of `gpu_bytes` each. `packs` is Ollama's way before 0.30 (the fewest cards)."""
+    """Load all models, in this order, onto cards of `gpu_bytes` each. `packs`: the fewest cards (before 0.30)."""
     result = _fit(loads, gpu_bytes, packs, 1.0)
     if result.missing is not None:
         return result
@@ -176,10 +171,18 @@ def fit(loads: Sequence[Load], gpu_bytes: Sequence[int], *, packs: bool = True) 
     return Fit(result.gpu_bytes, result.placed, None, tight=spare.missing is not None)
 
 
+def order_that_fits(loads: Sequence[Load], gpu_bytes: Sequence[int], *, packs: bool = True) -> tuple[Load, ...] | None:
+    """The largest first, where that fits and the given order does not: what is left then suits the small ones."""
+    if _fit(loads, gpu_bytes, packs, 1.0).missing is None:
+        return None
+    ordered = tuple(sorted(loads, key=lambda item: -(item.facts.weights_bytes + item.kv_bytes)))
+    return ordered if _fit(ordered, gpu_bytes, packs, 1.0).missing is None else None
+
+
 def _fit(loads: Sequence[Load], gpu_bytes: Sequence[int], packs: bool, share: float) -> Fit:
     free = [int(total * (1 - DRIVER_SHARE) * share) for total in gpu_bytes]
     placed: list[Placed] = []
-    for item in loading_order(loads):
+    for item in loads:
         used = _place(item, free, packs)
         if used is None:
             return Fit(tuple(gpu_bytes), tuple(placed), item)

@@ -214,7 +214,7 @@ class InstancePlan(_Frozen):
     store: str
     parallel: int
     models: tuple[ModelOnInstance, ...]
-    """In the order in which they are to be loaded: the largest first."""
+    """In the order in which they are downloaded and loaded: that of the site file."""
     gpu_used_bytes: tuple[int, ...] = ()
     """Computed use of each of its GPUs with all models loaded: weights, KV cache, compute graph and CUDA context."""
 

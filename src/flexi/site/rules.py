@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from flexi.plan import fit as fitting
 from flexi.plan import platforms, ports
@@ -289,8 +289,9 @@ def _room(site: Site) -> Iterator[Problem]:
             continue
         index = [model.lower() for model in group.models].index(result.missing.name.lower())
         path = ("hosts", host_name, "groups", group_name, "models", index)
-        reason, remedy = _does_not_fit(result, group_name), _make_room(site, result, group_name)
-        yield Problem(path, reason, remedy, shown(result.missing.name))
+        ordered = site.order_that_fits(host, group)
+        remedy = _reorder(ordered) if ordered else _make_room(site, result, group_name)
+        yield Problem(path, _does_not_fit(result, group_name), remedy, shown(result.missing.name))
 
 
 def _does_not_fit(result: fitting.Fit, group: str) -> str:
@@ -301,6 +302,11 @@ def _does_not_fit(result: fitting.Fit, group: str) -> str:
     have = f"{cards} × {_gb(result.gpu_bytes[0])}"
     beside = f" beside {', '.join(p.load.name for p in result.placed)}" if result.placed else ""
     return f"does not fit into group {group}{beside}: {need}, the group has {have}"
+
+
+def _reorder(ordered: Sequence[fitting.Load]) -> str:
+    names = ", ".join(load.name for load in ordered)
+    return f"they are loaded in the order of this list, and fit in this one: [{names}]"
 
 
 def _make_room(site: Site, result: fitting.Fit, group_name: str) -> str:

@@ -282,7 +282,7 @@ class Group(_Section):
     models: tuple[ModelName, ...] = Field(
         min_length=1,
         strict=False,
-        description="Models that are downloaded, loaded before the first request, and kept for ever.",
+        description="Models that are downloaded, loaded before the first request, and kept for ever, in this order.",
         examples=[["llama3:8b"]],
     )
     context: int = Field(

@@ -73,13 +73,23 @@ class Site:
             loads.append(fit.load(name, facts, group.context, group.parallel, group.kv_cache))
         return loads
 
+    def order_that_fits(self, host: Host, group: Group) -> tuple[fit.Load, ...] | None:
+        """Another order of the group's models in which they fit, where that of the file does not; None without one."""
+        return fit.order_that_fits(self.loads(group), self._cards(host, group), packs=self._packs)
+
     def fit(self, host: Host, loads: list[fit.Load], group: Group) -> fit.Fit:
         """Whether `loads` fit onto the cards of `group`; ValueError where the size of a card is not known."""
+        return fit.fit(loads, self._cards(host, group), packs=self._packs)
+
+    def _cards(self, host: Host, group: Group) -> list[int]:
         card = self.gpu_bytes(host)
         if card is None:
             raise ValueError("the size of the cards is not known")
-        packs = version_tuple(self.content.ollama.version) < OLLAMA_NEEDS_550
-        return fit.fit(loads, [card] * group.card_count(host), packs=packs)
+        return [card] * group.card_count(host)
+
+    @property
+    def _packs(self) -> bool:
+        return version_tuple(self.content.ollama.version) < OLLAMA_NEEDS_550
 
     def where(self, *path: str | int) -> str:
         """`file:line` of a key."""
