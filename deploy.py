@@ -39,3 +39,5 @@ for number in host.loop(turn.numbers(site)):
         change()
 if "gateway" in plan.roles:
     gateway.install(site, agent.install_package(_sudo=True), _sudo=True)
+# Last: what has moved serves at its new place by now.
+ollama.tidy(plan, site, _sudo=True)

@@ -18,7 +18,8 @@ from flexi.operations.ollama import (
 )
 from flexi.operations.packages import installed
 from flexi.operations.retiring import retired
-from flexi.plan.model import HostPlan, InstancePlan, OllamaPlan
+from flexi.operations.stores import surplus_removed
+from flexi.plan.model import HostPlan, InstancePlan, OllamaPlan, Plan
 
 HOMES = "/var/lib/ollama"
 UNIT = "/etc/systemd/system/ollama@.service"
@@ -113,4 +114,14 @@ def _restart(plan: HostPlan, instance: InstancePlan, after: list[OperationMeta])
         command=f"systemctl restart {instance.unit}",
         after=after,
         interrupts=Interruption((instance.group,), plan.maintenance.drain_timeout_s),
+    )
+
+
+@deploy("Stores")
+def tidy(plan_host: HostPlan, plan: Plan) -> None:
+    """The last phase of a deploy: what has moved serves at its new place by then."""
+    surplus_removed(
+        name="Remove models and stores that the site no longer wants here",
+        plan_host=plan_host,
+        plan=plan,
     )

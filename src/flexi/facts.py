@@ -406,3 +406,56 @@ class Upgrades(FactBase[dict[str, str]]):
     def process(self, output: list[str]) -> dict[str, str]:
         matches = (re.match(r"Inst (\S+) (?:\[[^]]*\] )?\((\S+)", line) for line in output)
         return {match.group(1): match.group(2) for match in matches if match}
+
+
+OLLAMA_HOMES = "/var/lib/ollama"
+GROUP_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z", re.ASCII)
+
+_LIST_STORES = f"""
+cd {OLLAMA_HOMES} 2>/dev/null || exit 0
+for home in *; do
+  [ -d "$home/models" ] && [ ! -L "$home" ] && [ ! -L "$home/models" ] && [ -e "/etc/ollama/$home.env" ] || continue
+  echo "store $home"
+  find "$home/models/manifests" -mindepth 4 -maxdepth 4 -type f -printf 'model %P\\n' 2>/dev/null || true
+done
+"""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The store of a group, as it lies on the disk."""
+
+    group: str
+    models: tuple[str, ...]
+    """Full names, sorted."""
+
+
+class OllamaStores(FactBase[list[Stored]]):
+    """Stores that flexi made: directories with models below /var/lib/ollama whose group has an environment file."""
+
+    default = list
+
+    def command(self) -> StringCommand:
+        return StringCommand("sh", "-c", QuoteString(_LIST_STORES))
+
+    def process(self, output: list[str]) -> list[Stored]:
+        found: dict[str, list[str]] = {}
+        models: list[str] = []
+        for line in output:
+            kind, _, value = line.partition(" ")
+            if kind == "store":
+                models = []
+                if GROUP_NAME.match(value):
+                    found[value] = models
+            elif kind == "model" and value.count("/") == 3:
+                models.append(_model_name(value))
+        return [Stored(group, tuple(sorted(models))) for group, models in found.items()]
+
+
+def _model_name(manifest: str) -> str:
+    """The name of the model whose manifest lies there (types/model/name.go DisplayShortest, Ollama v0.24.0)."""
+    place, namespace, model, tag = manifest.split("/")
+    named = f"{model}:{tag}".lower()
+    if place != "registry.ollama.ai":
+        return f"{place}/{namespace}/{named}".lower()
+    return named if namespace == "library" else f"{namespace}/{named}".lower()

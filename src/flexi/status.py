@@ -17,6 +17,7 @@ from flexi import remote
 from flexi.plan.model import HostPlan, Plan
 
 STATUS_FILE = "/run/flexi-agent/status.json"
+READ_COMMAND = f"cat {STATUS_FILE} && date +%s"
 STALE_S = 60
 """The agent writes at least every few seconds; an older file means that it hangs."""
 POLL_S = 1.0
@@ -45,21 +46,26 @@ class HostStatus:
 
 
 def read(host: HostPlan) -> HostStatus:
-    answer = remote.run(host, f"cat {STATUS_FILE} && date +%s")
+    answer = remote.run(host, READ_COMMAND)
     if not answer.reached:
         lines = answer.stderr.splitlines() or ["no answer"]
         return HostStatus(host.name, f"does not answer over SSH: {lines[-1]}", None)
     if answer.status != 0:
         return HostStatus(host.name, "the agent has written no status (systemctl status flexi-agent)", None)
+    return understood(host.name, answer.stdout)
+
+
+def understood(host: str, answer: str) -> HostStatus:
+    """What `host` answered to `READ_COMMAND`."""
     try:
-        text, now = answer.stdout.rstrip().rsplit("\n", 1)
+        text, now = answer.rstrip().rsplit("\n", 1)
         status = json.loads(text)
         age = int(now) - int(status["time"])
     except (ValueError, KeyError, TypeError) as error:
-        return HostStatus(host.name, f"its status cannot be read: {error}", None)
+        return HostStatus(host, f"its status cannot be read: {error}", None)
     if age > STALE_S:
-        return HostStatus(host.name, f"the agent has been silent for {age} s (systemctl restart flexi-agent)", status)
-    return HostStatus(host.name, None, status)
+        return HostStatus(host, f"the agent has been silent for {age} s (systemctl restart flexi-agent)", status)
+    return HostStatus(host, None, status)
 
 
 def read_all(plan: Plan, limit: Sequence[str] = ()) -> list[HostStatus]:

@@ -516,3 +516,14 @@ def test_models_that_the_site_does_not_want_there_are_named(make: Any) -> None:
     rig = make(model(source=source), stored=(LLAMA, "Phi3:3.8b", "mistral"))
     rig.until_model(Phase.READY)
     assert rig.view().surplus == ("mistral:latest", "phi3:3.8b")
+
+
+def test_a_model_that_was_taken_away_makes_room_for_the_next(make: Any, ollama: FakeOllama) -> None:
+    """The group had phi3 in the place of llama3, and its settings are the same: nothing was restarted."""
+    ollama.make_resident("phi3:3.8b")
+    ollama.make_resident("mistral:7b")
+    rig = make(model("mistral:7b"), model(), stored=(LLAMA, "mistral:7b", "phi3:3.8b"))
+    rig.until_model(Phase.READY)
+    assert ("/api/generate", {"model": "phi3:3.8b", "keep_alive": 0}) in ollama.calls
+    assert set(ollama.resident) == {LLAMA, "mistral:7b"}
+    rig.until_model(Phase.READY, "mistral:7b")

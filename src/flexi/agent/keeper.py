@@ -337,6 +337,8 @@ class Keeper:
         try:
             if backoff is backoffs.reload:
                 self._client.unload(model.name)
+            if backoff is backoffs.load:
+                self._make_room()
             self._client.load(model.name, model.embedding)
         except NotRunning:
             # The next look tells it. Counted nevertheless: a load that ends the instance must not do so all day.
@@ -352,6 +354,12 @@ class Keeper:
             if backoff is backoffs.load and backoff.attempts > 2:
                 after = Work(failure="it is unloaded again and again soon after it was loaded: is there room for it?")
         self._finish(self._loads, model, after)
+
+    def _make_room(self) -> None:
+        """Unload what the site has taken away: else Ollama throws out whichever it likes, maybe one that is wanted."""
+        wanted = {full_name(model.name) for model in self._config.models}
+        for name in self._seen.resident.keys() - wanted:
+            self._client.unload(name)
 
     def _succeeded(self, backoffs: _Backoffs, backoff: Backoff) -> None:
         now = self._clock()

@@ -22,6 +22,8 @@ from .topology import HTTP_PORT, REGISTRY_PORT, SERVICES_ADDRESS
 
 PID_FILE = "services.pid"
 READY_FILE = "services.ready"
+REGISTRY_LOG = "registry.log"
+"""A line for each request: who has downloaded what."""
 WWW = "www"
 
 
@@ -66,7 +68,9 @@ def main(directory: Path) -> int:
         if link.resolve().is_relative_to(cache.CACHE):
             cache.hold(link.resolve())
     serve_files(SERVICES_ADDRESS, HTTP_PORT, www)
-    models = registry.Registry(SERVICES_ADDRESS, REGISTRY_PORT, catalogue.specs(CATALOGUE))
+    models = registry.Registry(
+        SERVICES_ADDRESS, REGISTRY_PORT, catalogue.specs(CATALOGUE), access_log=directory / REGISTRY_LOG
+    )
     # Who waits for us looks for this process's pid in it, so that one left by a killed process does not count.
     (directory / READY_FILE).write_text(f"{os.getpid()}\n", encoding="ascii")
     models.serve_forever()

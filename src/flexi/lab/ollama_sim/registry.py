@@ -92,7 +92,9 @@ class Registry:
         *,
         faults_file: Path | None = None,
         bytes_per_second: int | None = None,
+        access_log: Path | None = None,
     ) -> None:
+        """`access_log` gets a line `ADDRESS METHOD PATH STATUS` for each request."""
         self._shelf = _Shelf()
         for name, spec in models.items():
             model, _, tag = name.partition(":")
@@ -106,6 +108,7 @@ class Registry:
         self._usual_rate = bytes_per_second
         self._cuts = 0
         self._lock = threading.Lock()
+        self._access_log = access_log
         self._server = _Server((address, port), self)
         self.port: int = self._server.server_address[1]
         self.url = f"http://{address}:{self.port}"
@@ -125,6 +128,11 @@ class Registry:
         self._server.server_close()
         if self._thread is not None:
             self._thread.join()
+
+    def answered(self, line: str) -> None:
+        if self._access_log is not None:
+            with self._lock, self._access_log.open("a", encoding="utf-8") as log:
+                log.write(f"{line}\n")
 
     @property
     def faults(self) -> Faults:
@@ -292,6 +300,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _error(self, status: int, code: str, message: str) -> None:
         self._json(status, {"errors": [{"code": code, "message": message}]})
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        self.server.registry.answered(f"{self.client_address[0]} {self.command} {self.path} {int(code)}")
 
     def log_message(self, format: str, *args: object) -> None:
         pass
