@@ -72,7 +72,7 @@ def root(tmp_path: Path) -> Path:
         "proc/sys/kernel/osrelease": "5.15.0-122-generic\n",
         "proc/sys/kernel/random/boot_id": "b0071d\n",
         "proc/uptime": "1000.50 3000.00\n",
-        "proc/modules": "ext4 1 2 - Live 0x0\n",
+        "sys/module/ext4/refcnt": "2\n",
     }.items():
         file = directory / path
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -140,7 +140,8 @@ def test_the_fact_runs_the_same_probe() -> None:
 
 
 def test_a_host_in_service(run: Run, bin_: Path, root: Path) -> None:
-    put(root, "proc/modules", "nvidia_uvm 1 0\nnvidia 2 1\n")
+    put(root, "sys/module/nvidia_uvm/refcnt", "0\n")
+    put(root, "sys/module/nvidia/refcnt", "1\n")
     put(root, "proc/driver/nvidia/version", "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.309.01  Thu\nGCC 12\n")
     put(root, "proc/4711/comm", "llama-server\n")
     put(root, "proc/4711/cgroup", "0::/system.slice/system-ollama.slice/ollama@a.service\n")
@@ -199,7 +200,7 @@ esac""",
     command(bin_, "openssl", "echo 'notAfter=Nov 23 11:00:00 2027 GMT'")
     truth = run()
     assert (truth.driver, truth.driver_major, truth.mismatch) == ("535.309.01", 535, False)
-    assert truth.modules_loaded == ("nvidia_uvm", "nvidia")
+    assert truth.modules_loaded == ("nvidia", "nvidia_uvm")
     gpu = truth.gpus[0]
     assert (gpu.uuid, gpu.memory_used, gpu.persistence, gpu.throttle) == (GPU_A, 30001 * 2**20, True, 0x40)
     assert (truth.processes[0].name, truth.processes[0].unit) == ("llama-server", "ollama@a.service")
@@ -242,9 +243,21 @@ def test_a_lost_card_leaves_the_others(run: Run, bin_: Path, root: Path) -> None
         "Unable to determine the device handle for GPU0000:17:00.0: GPU is lost.  Reboot the system to recover this GPU"
     )
     card = f"1, {GPU_B}, NVIDIA A40, 00000000:18:00.0, 46068, 1, 41, Enabled, 0"
-    command(bin_, "nvidia-smi", f"case $* in *index*'-i 1') echo '{card}' ;; *) echo '{words}'; exit 15 ;; esac")
+    command(
+        bin_,
+        "nvidia-smi",
+        f"""echo x >>{root}/asked
+case $* in
+  *compute-apps*'-i 1') echo '{GPU_B}, 7, 9' ;;
+  *reasons*'-i 1') echo '{GPU_B}, 0x8' ;;
+  *index*'-i 1') echo '{card}' ;;
+  *) echo '{words}'; exit 15 ;;
+esac""",
+    )
     truth = run()
-    assert [gpu.index for gpu in truth.gpus] == [1]
+    assert [(gpu.index, gpu.throttle) for gpu in truth.gpus] == [(1, 8)]
+    assert [process.pid for process in truth.processes] == [7]
+    assert len((root / "asked").read_text().split()) == 1 + 16 + 2  # all, each alone, and of the one that answers more
     assert truth.smi_status == 15
     assert truth.smi_words == (" ".join(words.split()),)
 
@@ -455,3 +468,13 @@ def test_a_certificates_end_is_in_universal_time(monkeypatch: pytest.MonkeyPatch
 def test_modules_by_the_books_of_dkms(line: str, built: bool) -> None:
     """`dkms status` of dkms 3.0 (Debian 12) and of 2.8 (Ubuntu 22.04)."""
     assert parse(f"probe=1\ndkms={line}").has_modules("6.1.0-25-amd64") is built
+
+
+def test_of_a_driver_that_fails_as_a_whole_no_card_is_asked(run: Run, bin_: Path, root: Path) -> None:
+    put(root, "proc/driver/nvidia/version", "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.309.01  Thu\n")
+    words = "Failed to initialize NVML: Driver/library version mismatch"
+    command(bin_, "nvidia-smi", f"echo x >>{root}/asked; echo '{words}'; echo 'NVML library version: 580.65'; exit 18")
+    truth = run()
+    assert truth.mismatch
+    assert truth.library == "580.65"
+    assert (root / "asked").read_text() == "x\n"

@@ -110,7 +110,6 @@ def _packages(case: Case) -> Iterator[Finding]:
         yield case.finding(
             kinds.TRANSITIONAL,
             f"{_some(empty)} {_is(empty)} transitional ({packages[empty[0]].version}); {_instead(case)}",
-            packages=" ".join(_back(case, name) for name in empty),
         )
     candidates = [candidate for candidate in truth.candidates if candidate.name in packages]
     free = [candidate for candidate in candidates if candidate.changes and not packages[candidate.name].held]
@@ -132,15 +131,6 @@ def _packages(case: Case) -> Iterator[Finding]:
 def _instead(case: Case) -> str:
     library = case.truth.library
     return f"the library is {library} now" if library else "no library of a driver is installed"
-
-
-def _back(case: Case, name: str) -> str:
-    """An argument of apt-get that puts the wanted build in an empty package's place. The meta package of the modules
-    has the kernel's versions: it goes, and the deploy brings the right one."""
-    version = case.plan.driver.wanted_version if case.plan.driver else None
-    if name.startswith("linux-modules-nvidia-"):
-        return f"{name}-"
-    return f"{name}={version}" if version else name
 
 
 def _guards(case: Case) -> Iterator[Finding]:

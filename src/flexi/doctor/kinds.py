@@ -192,7 +192,7 @@ NOUVEAU = _kind(
     "nouveau",
     "error",
     "nouveau is loaded",
-    reads="`/proc/modules`",
+    reads="`/sys/module`",
     means="it holds the cards, NVIDIA's driver cannot take them",
     mends=_DEPLOY_REBOOT,
 )
@@ -245,9 +245,7 @@ TRANSITIONAL = _kind(
     "empty packages stand in the place of the driver",
     reads="dpkg: section `oldlibs` or the word `transitional`",
     means="the night's upgrade has replaced the branch by another one; the next reboot runs it",
-    mends="{ssh} sudo apt-get install --allow-downgrades --allow-change-held-packages {packages} && "
-    + _DEPLOY_REBOOT
-    + "   # or set driver.branch to the new one and deploy",
+    mends=_DEPLOY_REBOOT + "   # where no archive has the real ones any more: driver.branch to the new one first",
 )
 TRANSITIONAL_COMING = _kind(
     "transitional-coming",

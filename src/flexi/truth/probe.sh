@@ -34,7 +34,7 @@ the_system() {
 
 the_kernel() {
   content driver /proc/driver/nvidia/version
-  [ -r "$R/proc/modules" ] && grep -E '^(nvidia|nouveau)' "$R/proc/modules" | lines loaded
+  for module in "$R"/sys/module/nvidia* "$R"/sys/module/nouveau; do [ -d "$module" ] && say loaded "${module##*/}"; done
   for node in "$R"/dev/nvidia*; do [ -c "$node" ] && say node "${node#"$R"}"; done
   for card in "$R"/sys/bus/pci/devices/*; do
     [ "$(cat "$card/vendor" 2>/dev/null)" = 0x10de ] || continue
@@ -148,20 +148,22 @@ the_gpus() {
   # One lost card makes nvidia-smi refuse every question about the whole host: then each is asked alone.
   if [ $status -ne 0 ]; then
     here /proc/driver/nvidia/version || return 0
+    case $answer in *'Failed to initialize NVML'*) return 0 ;; esac # the driver as a whole: no card answers alone either
     for index in 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
-      bounded 20 nvidia-smi "--query-gpu=$fields" $csv -i $index | grep "^$index, GPU-" | lines smi &&
-        processes $index
+      card=$(bounded 20 nvidia-smi "--query-gpu=$fields" $csv -i $index | grep "^$index, GPU-") || continue
+      printf '%s\n' "$card" | lines smi
+      the_use $index
     done
     return 0
   fi
-  processes
-  # The field's name since driver 535, and before.
-  for field in clocks_event_reasons.active clocks_throttle_reasons.active; do
-    reasons=$(bounded 20 nvidia-smi "--query-gpu=uuid,$field" $csv) && break
-  done && printf '%s\n' "$reasons" | lines throttle
+  the_use
 }
 
-processes() { # processes [INDEX]: who computes on that card, or on any
+the_use() { # the_use [INDEX]: what slows that card, or any, and who computes on it
+  # The field's name since driver 535, and before.
+  for field in clocks_event_reasons.active clocks_throttle_reasons.active; do
+    reasons=$(bounded 20 nvidia-smi "--query-gpu=uuid,$field" $csv ${1:+-i "$1"}) && break
+  done && printf '%s\n' "$reasons" | lines throttle
   bounded 20 nvidia-smi --query-compute-apps=gpu_uuid,pid,used_memory $csv ${1:+-i "$1"} | grep '^GPU-' |
     while IFS=', ' read -r uuid pid used; do
       # The unified hierarchy's line, or that of systemd's own where there are several (man cgroups).
