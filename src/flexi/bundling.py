@@ -42,6 +42,7 @@ def bundle(
     only: Sequence[str],
     console: Console,
     *,
+    kernels: Sequence[str],
     renew: bool,
     quiet: bool,
 ) -> Summary:
@@ -51,7 +52,8 @@ def bundle(
     planned = site.beside(site.content.mirrors.bundle)
     folder = (to or Path(planned or "bundle")).absolute()
     with Bars(console, quiet=quiet) as bars:
-        return make(plan, folder, tuple(only) or PARTS, given_sources(plan, sources), renew=renew, bars=bars)
+        given = given_sources(plan, sources)
+        return make(plan, folder, tuple(only) or PARTS, given, kernels=kernels, renew=renew, bars=bars)
 
 
 def show(summary: Summary, site: str, console: Console) -> None:

@@ -148,14 +148,22 @@ def rollback(site: str, hosts: tuple[str, ...]) -> None:
 @click.option("--to", type=click.Path(path_type=Path), metavar="DIR", help="Default: mirrors.bundle, or ./bundle.")
 @click.option("--sources", multiple=True, metavar="[PLATFORM=]FILE", help="Apt sources of a platform (deb822).")
 @click.option("--only", multiple=True, type=click.Choice(PARTS), help="Only this part (may be repeated).")
+@click.option("--kernel", "kernels", multiple=True, metavar="RELEASE", help="A kernel of the hosts (uname -r).")
 @click.option("--renew", is_flag=True, help="Ask again for what is there: it may have become newer.")
 @json_option
 def make_bundle(
-    site: str, to: Path | None, sources: tuple[str, ...], only: tuple[str, ...], renew: bool, as_json: bool
+    site: str,
+    to: Path | None,
+    sources: tuple[str, ...],
+    only: tuple[str, ...],
+    kernels: tuple[str, ...],
+    renew: bool,
+    as_json: bool,
 ) -> None:
     """Prepare a folder from which the site deploys with no internet. Touches no host; run again, it only checks."""
     path = find_site(site)
-    summary = bundling.bundle(path, to, sources, only, Console(stderr=as_json), renew=renew, quiet=as_json)
+    console = Console(stderr=as_json)
+    summary = bundling.bundle(path, to, sources, only, console, kernels=kernels, renew=renew, quiet=as_json)
     if as_json:
         print_json(bundling.as_json(summary, site))
     else:

@@ -12,11 +12,11 @@ from bundle_parts import bars, bundle, write_site
 
 from flexi.bundle import manifest, sources
 from flexi.bundle.checking import check
-from flexi.bundle.packages import PrivateApt
+from flexi.bundle.packages import PrivateApt, kernels
 from flexi.errors import FlexiError, InputError
 from flexi.lab.vendor.stub import Stub, build
 from flexi.plan import build_plan
-from flexi.plan.model import PinPlan
+from flexi.plan.model import DriverPlan, PinPlan
 from flexi.plan.needs import package_set
 from flexi.rendering import render
 from flexi.site import load_site
@@ -155,3 +155,51 @@ def test_a_platform_without_sources_is_told_how_to_give_them(site_file: Path, mo
     monkeypatch.setattr(sources, "own_platform", lambda: "debian-13")
     with pytest.raises(InputError, match="--sources debian-12=FILE"):
         bundle(site_file, site_file.parent / "bundle", ("apt",))
+
+
+def driver(modules: str, kernel_packages: tuple[str, ...]) -> DriverPlan:
+    """What of a driver's plan says which kernels it gets modules for."""
+    return DriverPlan(
+        branch="535-server",
+        major=535,
+        packages=(),
+        holds=(),
+        pins=(),
+        version_package="nvidia-utils-535-server",
+        kernel="generic",
+        module_package=modules,
+        kernel_packages=kernel_packages,
+        wanted_version=None,
+    )
+
+
+MODULES = "linux-modules-nvidia-535-server-{release}"
+IMAGE = "linux-image-generic"
+GIVEN = ("5.15.0-170-generic",)
+
+
+@pytest.mark.parametrize(
+    ("with_modules", "given", "chosen"),
+    [
+        (("5.15.0-170-generic", "5.15.0-190-generic"), (), ["5.15.0-190-generic"]),
+        (("5.15.0-99-generic", "5.15.0-170-generic", "5.15.0-170-lowlatency"), (), ["5.15.0-170-generic"]),
+        (("5.15.0-170-generic", "5.15.0-190-generic"), GIVEN, ["5.15.0-190-generic", "5.15.0-170-generic"]),
+        (("6.8.0-20-generic", "5.15.0-170-generic"), (), ["5.15.0-170-generic"]),
+    ],
+    ids=["the newest", "an ended branch", "the hosts' too", "another series does not count"],
+)
+def test_modules_come_for_the_newest_kernel_that_has_them(
+    tmp_path: Path, with_modules: Sequence[str], given: Sequence[str], chosen: list[str]
+) -> None:
+    rows = [Stub(MODULES.format(release=release), "1", "x") for release in with_modules]
+    rows += [
+        Stub(IMAGE, "1", "x", ("linux-image-5.15.0-190-generic",)),
+        Stub("linux-image-5.15.0-190-generic", "1", "x"),
+    ]
+    archive = Archive(tmp_path / "archive", rows)
+    apt = PrivateApt(tmp_path / "root", {"sources.list.d/x.sources": archive.sources.read_text()}, ())
+    apt.update()
+    plan = driver(MODULES, ("linux-generic", IMAGE))
+    assert kernels(apt, plan, given) == chosen
+    with pytest.raises(FlexiError, match=r"no repository has linux-modules-nvidia-535-server-4\.4\.0-1-generic"):
+        kernels(apt, plan, ["4.4.0-1-generic"])

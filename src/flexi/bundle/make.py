@@ -50,11 +50,19 @@ class Summary:
 
 
 def make(
-    plan: Plan, folder: Path, parts: Sequence[str], own_sources: Mapping[str, Path], *, renew: bool, bars: Bars
+    plan: Plan,
+    folder: Path,
+    parts: Sequence[str],
+    own_sources: Mapping[str, Path],
+    *,
+    bars: Bars,
+    kernels: Sequence[str] = (),
+    renew: bool = False,
 ) -> Summary:
     """Make the bundle of `plan` in `folder`, or check and complete the one that is there.
 
-    `parts` of apt, ollama, models. `own_sources`: platform to a deb822 file. What the bundle was already made for is
+    `parts` of apt, ollama, models. `own_sources`: platform to a deb822 file. `kernels`: releases beside the newest that
+    the driver gets modules for. What the bundle was already made for is
     checked and not asked for again, unless `renew` says that it may have become newer.
 
     Raises:
@@ -71,7 +79,7 @@ def make(
         if "models" in parts:
             units += _models(plan, bundle)
         if "apt" in parts:
-            units += _packages(plan, bundle, own_sources)
+            units += _packages(plan, bundle, own_sources, kernels)
         _need_room(folder, sum(unit.missing_bytes() for unit in units))
         bundle.fetch_all({one.path: one for unit in units for one in unit.fetches}.values())
         for unit in units:
@@ -288,7 +296,9 @@ def _models(plan: Plan, bundle: _Bundle) -> list[_Unit]:
 
 
 class _Packages(_Unit):
-    def __init__(self, bundle: _Bundle, plan: Plan, host: HostPlan, own_sources: Mapping[str, Path]) -> None:
+    def __init__(
+        self, bundle: _Bundle, host: HostPlan, own_sources: Mapping[str, Path], kernels: Sequence[str]
+    ) -> None:
         super().__init__(bundle)
         self._set = package_set(host)
         self._name = set_name(self._set)
@@ -299,7 +309,10 @@ class _Packages(_Unit):
         self._apt = packages.PrivateApt(root, sources.of_host(host, own_sources, root), pins)
         bundle.bars.line(f"{self._what}: reading the repositories")
         self._apt.update()
-        self._debs = self._apt.choose(self._set.packages)
+        self._kernels = packages.kernels(self._apt, host.driver, kernels) if host.driver else []
+        modules = [host.driver.module_package.format(release=r) for r in self._kernels] if host.driver else []
+        self._wanted = [*self._set.packages, *modules]
+        self._debs = self._apt.choose(self._wanted)
         pool = bundle.folder / self._repository / "pool"
         for deb in self._debs:
             # apt takes what an earlier run brought, after a look at its digest.
@@ -314,7 +327,7 @@ class _Packages(_Unit):
         missing = self.missing_bytes()
         came = sum(not (self._apt.archives / deb.name).exists() for deb in self._debs)
         if missing:
-            self._apt.fetch(self._set.packages, self._debs, self.bundle.bars, self._what)
+            self._apt.fetch(self._wanted, self._debs, self.bundle.bars, self._what)
         repository = self.bundle.folder / self._repository
         (repository / "pool").mkdir(parents=True, exist_ok=True)
         for deb in self._debs:
@@ -323,13 +336,18 @@ class _Packages(_Unit):
         indexes = packages.index(repository, self._name, debs)
         files = [f"{self._repository}/{path}" for path in (*indexes, *debs)]
         self.bundle.list(files)
-        self.bundle.manifest.apt[self._name] = Repository(self._set.platform, self._set.packages, tuple(files))
+        self.bundle.manifest.apt[self._name] = Repository(
+            self._set.platform, self._set.packages, tuple(self._kernels), tuple(files)
+        )
         self.bundle.summary.fetched_files += came
         self.bundle.summary.fetched_bytes += missing
 
 
-def _packages(plan: Plan, bundle: _Bundle, own_sources: Mapping[str, Path]) -> list[_Unit]:
-    wanted = {set_name(package_set(host)): host for host in plan.hosts}
-    return [
-        _Packages(bundle, plan, host, own_sources) for name, host in wanted.items() if name not in bundle.manifest.apt
-    ]
+def _packages(plan: Plan, bundle: _Bundle, own_sources: Mapping[str, Path], kernels: Sequence[str]) -> list[_Unit]:
+    wanted = {}
+    for host in plan.hosts:
+        name = set_name(package_set(host))
+        have = bundle.manifest.apt.get(name)
+        if have is None or (host.driver and not set(kernels) <= set(have.kernels)):
+            wanted[name] = host
+    return [_Packages(bundle, host, own_sources, kernels) for host in wanted.values()]

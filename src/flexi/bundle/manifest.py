@@ -35,6 +35,8 @@ class Repository:
 
     platform: str
     packages: tuple[str, ...]
+    kernels: tuple[str, ...]
+    """Releases of those that it has the driver's modules for."""
     files: tuple[str, ...]
 
 
@@ -136,7 +138,9 @@ def read(folder: Path) -> Manifest:
             raise FlexiError(f"{path} was written by another version of flexi: make the bundle anew")
         manifest = Manifest(
             apt={
-                name: Repository(entry["platform"], tuple(entry["packages"]), tuple(entry["files"]))
+                name: Repository(
+                    entry["platform"], tuple(entry["packages"]), tuple(entry["kernels"]), tuple(entry["files"])
+                )
                 for name, entry in document["apt"].items()
             },
             ollama={

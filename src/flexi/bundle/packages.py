@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from flexi.errors import FlexiError
-from flexi.plan.model import PinPlan
+from flexi.plan.model import DriverPlan, PinPlan
 from flexi.rendering import render
 
 from .progress import Bars
@@ -26,6 +26,7 @@ from .progress import Bars
 _URI = re.compile(r"'(?P<uri>[^']+)' (?P<name>\S+) (?P<size>\d+)")
 """A line of --print-uris; a digest may follow, or not."""
 
+_KERNEL = re.compile(r"linux-image-(?:unsigned-)?([0-9].*)")
 _EPOCH = re.compile(r"%3a|%3A")
 
 
@@ -88,6 +89,20 @@ class PrivateApt:
 
     def update(self) -> None:
         self._run("apt-get", ["update", "-qq"], "the repositories cannot be read")
+
+    def names(self, pattern: str) -> list[str]:
+        """Packages of the repositories whose names match a regular expression."""
+        text = self._run("apt-cache", ["search", "--names-only", pattern], "the repositories cannot be searched")
+        return [line.split(" ", 1)[0] for line in text.splitlines()]
+
+    def depends(self, package: str) -> list[str]:
+        """Names that a package depends on; empty where nobody has it."""
+        arguments = ["depends", "--important", package]
+        try:
+            text = self._run("apt-cache", arguments, f"{package} cannot be looked up")
+        except FlexiError:
+            return []
+        return [line.split(":", 1)[1].strip() for line in text.splitlines() if line.strip().startswith("Depends:")]
 
     def choose(self, packages: Sequence[str]) -> list[Deb]:
         """Everything that an installation of `packages` takes on a host that has nothing. FlexiError in apt's words."""
@@ -162,6 +177,30 @@ def _errors(text: str, lines: int = 6) -> str:
     said = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in said if line.startswith(("E:", "W:"))] or said
     return " ".join(errors[-lines:]) or "no reason given"
+
+
+def kernels(apt: PrivateApt, driver: DriverPlan, given: Sequence[str]) -> list[str]:
+    """Releases of the kernels that a bundle has the driver's modules for: the newest of the flavour, and `given` ones.
+
+    Where the newest has none (an ended branch), the newest of its series that has. FlexiError for a given one without.
+    """
+    before, after = driver.module_package.split("{release}")
+    found = [name.removeprefix(before).removesuffix(after) for name in apt.names(f"^{re.escape(before)}[0-9]")]
+    for release in given:
+        if release not in found:
+            close = ", ".join(sorted(found, key=_version)[-3:]) or "no kernel"
+            package = driver.module_package.format(release=release)
+            raise FlexiError(f"no repository has {package}: there are modules for {close}")
+    meta = next((name for name in driver.kernel_packages if name.startswith("linux-image-")), "")
+    newest = [match[1] for name in apt.depends(meta) if (match := _KERNEL.fullmatch(name))]
+    flavour = newest[0].rpartition("-")[2] if newest else ""
+    same = [r for r in found if newest and r.split("-")[0] == newest[0].split("-")[0] and r.endswith(f"-{flavour}")]
+    default = [release for release in newest if release in found] or sorted(same, key=_version)[-1:]
+    return list(dict.fromkeys([*default, *given]))
+
+
+def _version(release: str) -> list[int]:
+    return [int(number) for number in re.findall(r"[0-9]+", release)]
 
 
 def index(repository: Path, suite: str, debs: Sequence[str]) -> list[str]:

@@ -159,8 +159,9 @@ def kernel_modules(module_package: str) -> Commands:
         host.noop("the kernel that boots next has them")
         return
     words = (
-        f"kernel {kernel} boots next and no archive of this host has {package}: name one that has it in mirrors.apt, "
-        f"or let another kernel boot (apt-get purge linux-image-{kernel})"
+        f"kernel {kernel} boots next and no archive of this host has {package}: name one that has it in mirrors.apt "
+        f"(of a bundle: ./flexi bundle --kernel {kernel}), or let another kernel boot "
+        f"(apt-get purge linux-image-{kernel})"
     )
     yield from apt.update._inner()
     script = f"apt-get -y install --no-install-recommends {package} || {{ echo '{words}' >&2; exit 1; }}"
