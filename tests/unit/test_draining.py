@@ -83,6 +83,8 @@ def test_an_agent_that_is_silent_keeps_nobody_waiting_for_its_word() -> None:
         look = read_looks(output)["a"]
         assert look.told
         assert look.open == 1
+        assert not look.left
+        assert read_looks([*output[:2], "a 0 "])["a"].left
 
 
 def commands_of(state: State, name: str) -> list[str]:
@@ -106,12 +108,12 @@ def test_an_instance_is_stopped_only_once_the_gateway_knows_and_the_last_answer_
 
     def look(*_: object) -> Any:
         # The first one is from before the switch was noticed.
-        return {"a": read_looks(looks[min(len(told) + 1, 3)])["a"]}
+        return {"a": read_looks(looks[min(len(told), 3)])["a"]}
 
     monkeypatch.setattr("flexi.operations.draining._look", look)
     restart(state)
     run_ops(state)
-    assert len(told) == 2
+    assert len(told) == 3
     commands = commands_of(state, "h")
     order = [next(i for i, c in enumerate(commands) if text in c) for text in ("drain.d/a", "systemctl restart")]
     assert order == sorted(order)

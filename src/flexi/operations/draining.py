@@ -77,6 +77,13 @@ class Look:
     """Phase and reason of each model, in the agent's words."""
     resident: frozenset[str]
     """Models in memory, in the instance's own words."""
+    silent: bool = False
+    """The agent answers nobody, so the gateway cannot be told."""
+
+    @property
+    def left(self) -> bool:
+        """Nothing comes any more and nothing runs. Told alone may be from before the switch was noticed."""
+        return (self.silent or (self.told and self.drained)) and self.open == 0
 
     def waits_for(self, models: Iterable[str]) -> dict[str, tuple[str, str]]:
         """Models that are neither served nor being downloaded, with phase and reason."""
@@ -119,6 +126,7 @@ def read_looks(output: Sequence[str]) -> dict[str, Look]:
             open=int(connections or 0),
             phases={full_name(m["name"]): (m["phase"], m.get("reason") or "") for m in entry.get("models", ())},
             resident=frozenset(full_name(str(m.get("name", ""))) for m in _json(listing).get("models") or ()),
+            silent=not entry,
         )
     return looks
 
@@ -144,7 +152,7 @@ def _wait_until_idle(state: State, host: Host, groups: list[str], timeout_s: int
     busy = set(groups)
     while busy:
         for group, look in _look(host, sorted(busy)).items():
-            if look.told and look.open == 0:
+            if look.left:
                 busy.discard(group)
         if busy and time.monotonic() > deadline:
             host.log_styled(
