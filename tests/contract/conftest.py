@@ -1,4 +1,5 @@
-"""What the contract tests talk to: a real Ollama, if FLEXI_OLLAMA_URL names one, or else the simulated one.
+"""What the contract tests talk to: a real Ollama, if FLEXI_OLLAMA_URL names one, or else the simulated one, in the
+versions before and after its runners became llama-server.
 
 Against a real server:
 
@@ -23,6 +24,8 @@ from flexi.lab.ollama_sim import catalogue, registry, testing
 
 REAL_URL = os.environ.get("FLEXI_OLLAMA_URL", "")
 TOOL_MODEL = "mistral:7b"
+SIMULATED = {"0.24.0": "535.309.01", "0.32.15": "580.173.02"}
+"""Version, and a driver that it computes on."""
 
 
 @pytest.fixture(scope="session")
@@ -33,14 +36,18 @@ def models_registry() -> Iterator[registry.Registry]:
     server.close()
 
 
-@pytest.fixture(scope="session")
-def ollama_url(models_registry: registry.Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@pytest.fixture(scope="session", params=["real"] if REAL_URL else list(SIMULATED))
+def ollama_url(
+    request: pytest.FixtureRequest, models_registry: registry.Registry, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """Base URL of the server under test."""
     if REAL_URL:
         yield REAL_URL.rstrip("/")
         return
-    machine = testing.Machine(tmp_path_factory.mktemp("machine"), [("NVIDIA A40", 46068)])
-    server = testing.start_server(machine, {"OLLAMA_CONTEXT_LENGTH": "4096", "OLLAMA_NUM_PARALLEL": "2"})
+    driver = SIMULATED[request.param]
+    machine = testing.Machine(tmp_path_factory.mktemp("machine"), [("NVIDIA A40", 46068)], driver)
+    variables = {"OLLAMA_CONTEXT_LENGTH": "4096", "OLLAMA_NUM_PARALLEL": "2"}
+    server = testing.start_server(machine, variables, request.param)
     with httpx.Client(base_url=server.url, timeout=30) as client:
         for name in ("llama3:8b", TOOL_MODEL, "nomic-embed-text:latest"):
             source = f"127.0.0.1:{models_registry.port}/library/{name}"
@@ -56,6 +63,13 @@ def ollama_url(models_registry: registry.Registry, tmp_path_factory: pytest.Temp
 def http(ollama_url: str) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=ollama_url, timeout=120) as client:
         yield client
+
+
+@pytest.fixture
+def llama_server(http: httpx.Client) -> bool:
+    """Whether the server is of version 0.30 or later."""
+    major, minor = http.get("/api/version").json()["version"].split(".")[:2]
+    return (int(major), int(minor)) >= (0, 30)
 
 
 @pytest.fixture(scope="session")

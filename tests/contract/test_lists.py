@@ -1,4 +1,4 @@
-"""Endpoints that only read. Ollama's docs/api.md and the Go files named below, at v0.24.0."""
+"""Endpoints that only read. Ollama's docs/api.md and the Go files named below, at v0.24.0 and v0.32.15."""
 
 from __future__ import annotations
 
@@ -32,16 +32,18 @@ def test_version_is_one_field(http: httpx.Client) -> None:
     assert http.head("/api/version").status_code == 200
 
 
-def test_tags_have_the_fields_of_list_model_response(http: httpx.Client, model: str) -> None:
-    """api/types.go ListModelResponse."""
+def test_tags_have_the_fields_of_list_model_response(http: httpx.Client, model: str, llama_server: bool) -> None:
+    """api/types.go ListModelResponse; from 0.30 on with what server/model_list_cache.go reads from the file."""
     found = entry(http.get("/api/tags").json()["models"], model)
-    assert found.keys() == {"name", "model", "modified_at", "size", "digest", "details"}
+    more = {"capabilities"} if llama_server else set()
+    assert found.keys() == {"name", "model", "modified_at", "size", "digest", "details"} | more
+    assert not llama_server or "completion" in found["capabilities"]  # type: ignore[operator]
     assert found["model"] == model
     assert isinstance(found["size"], int)
     assert found["size"] > 10**8
     assert re.fullmatch("[0-9a-f]{64}", str(found["digest"]))
     assert isinstance(found["details"], dict)
-    assert found["details"].keys() == DETAILS
+    assert found["details"].keys() == DETAILS | ({"context_length", "embedding_length"} if llama_server else set())
     datetime.fromisoformat(re.sub(r"\.\d+", "", str(found["modified_at"])))
     assert http.head("/api/tags").status_code == 200
 

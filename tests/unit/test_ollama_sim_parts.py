@@ -18,10 +18,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexi.lab.ollama_sim import archive, gguf, goformat, names, text
+from flexi.lab.ollama_sim import archive, gguf, goformat, llama_server, names, text
 from flexi.lab.ollama_sim.devices import Device
 from flexi.lab.ollama_sim.environment import read_environment
 from flexi.lab.ollama_sim.estimate import Demand
+from flexi.lab.ollama_sim.options import parse_options
 from flexi.lab.ollama_sim.placement import NeedsEvictionError, TooLargeError, place
 from flexi.lab.ollama_sim.testing import Machine
 
@@ -146,6 +147,65 @@ def test_placement_beside_other_models_is_whole_or_not_at_all() -> None:
         layout(30, [24], memory_free=GIB)
 
 
+# From 0.30 on: server/sched.go at v0.32.15
+
+
+def chosen(predicted: float, free: list[float], spread: bool = False, **options: object) -> list[str]:
+    devices = [device(number, gib) for number, gib in enumerate(free)]
+    wanted = parse_options(4096, options, llama_server=True)
+    return [d.uuid for d in llama_server.select(devices, int(predicted * GIB), wanted, spread)]
+
+
+def test_llama_server_gets_one_gpu_with_headroom_or_all() -> None:
+    """bestSingleGPUFit: no more than 80 % of what is free, and of those the emptiest; else the whole group."""
+    assert chosen(16, [20, 24, 22]) == ["GPU-1"]
+    assert chosen(19.2, [24, 24]) == ["GPU-0"]
+    assert chosen(19.3, [24, 24]) == ["GPU-0", "GPU-1"]
+    assert chosen(1, [24, 24], spread=True) == ["GPU-0", "GPU-1"]
+    assert chosen(30, [20, 24, 22], main_gpu=2) == ["GPU-2"]
+    assert chosen(1, [24, 24], main_gpu=5) == ["GPU-0", "GPU-1"]
+    assert chosen(30, [24]) == ["GPU-0"]
+
+
+def test_llama_server_fills_in_proportion_and_leaves_a_margin() -> None:
+    """A GiB on each card stays free (llama.cpp, --fit-target)."""
+
+    def laid_out(weights: float, free: list[float], layers: int = -1) -> dict[str, float]:
+        wanted = Demand(tuple([int(weights * GIB / 40)] * 40), 0, 0)
+        devices = [device(number, gib) for number, gib in enumerate(free)]
+        placed = llama_server.fit(wanted, devices, layers, 256 * GIB)
+        return {**{uuid: round(size / GIB, 1) for uuid, size in placed.by_gpu.items()}, "cpu": placed.cpu // GIB}
+
+    assert laid_out(20, [21, 21]) == {"GPU-0": 10.0, "GPU-1": 10.0, "cpu": 0}
+    assert laid_out(15, [21, 11]) == {"GPU-0": 10.1, "GPU-1": 4.9, "cpu": 0}
+    assert laid_out(40, [21, 11])["cpu"] == 10
+    assert laid_out(10, [21], layers=20) == {"GPU-0": 5.0, "cpu": 5}
+    assert laid_out(10, []) == {"cpu": 10}
+    with pytest.raises(TooLargeError):
+        llama_server.fit(Demand((GIB, GIB), 0, 0), [], -1, GIB)
+
+
+@pytest.mark.parametrize(
+    ("context", "predicted", "free", "batch"),
+    [(4096, 5, 24, 512), (8192, 5, 24, 1024), (65536, 5, 24, 2048), (65536, 16, 24, 1024), (65536, 18.9, 24, 512)],
+)
+def test_the_batch_follows_the_context_and_the_room(context: int, predicted: float, free: float, batch: int) -> None:
+    """automaticGenerationBatch: 2048 above 32768 tokens if the prediction is below 60 % of what is free, 1024 above
+    4096 if below 75 %."""
+    assert llama_server.batch_size(context, int(predicted * GIB), [device(0, free)], flash=True) == batch
+    assert llama_server.batch_size(context, int(predicted * GIB), [device(0, free)], flash=False) == 512
+
+
+def test_the_server_config_line_of_each_version() -> None:
+    """envconfig/config.go AsMap at v0.24.0 and v0.32.15."""
+    old, new = (set(read_environment({"HOME": "/h"}, version).values) for version in ("0.24.0", "0.32.15"))
+    assert old - new == {"OLLAMA_MULTIUSER_CACHE", "OLLAMA_NEW_ENGINE"}
+    assert new - old == {"LLAMA_ARG_FIT", "LLAMA_ARG_FIT_TARGET", "OLLAMA_GO_TEMPLATE", "OLLAMA_IGPU_ENABLE"}
+    values = read_environment({"HOME": "/h"}, "0.32.15").values
+    assert values["OLLAMA_VULKAN"] == values["OLLAMA_GO_TEMPLATE"] == "true"
+    assert list(values) == sorted(values)
+
+
 def test_the_environment() -> None:
     variables = {
         "HOME": "/h",
@@ -182,7 +242,11 @@ def binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_archive_is_reproducible_and_its_checksum_right(tmp_path: Path) -> None:
     first = archive.build_archive(tmp_path / "a").read_bytes()
     assert archive.build_archive(tmp_path / "b").read_bytes() == first
-    assert archive.build_archive(tmp_path / "c", "0.30.11").read_bytes() != first
+    newer = archive.build_archive(tmp_path / "c", "0.32.15")
+    assert newer.read_bytes() != first
+    raw = subprocess.run(["zstd", "-dc", newer], stdout=subprocess.PIPE, check=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(raw)) as tar:
+        assert "lib/ollama/llama-server" in tar.getnames()
     digest, name = (tmp_path / "a" / archive.CHECKSUMS).read_text().split()
     assert (digest, name) == (hashlib.sha256(first).hexdigest(), "./ollama-linux-amd64.tar.zst")
 

@@ -89,9 +89,15 @@ class Client(httpx.Client):
 
 @contextmanager
 def running_server(
-    root: Path, models: Registry, cards: list[tuple[str, int]], wanted: list[str], version: str = "0.24.0", **env: str
+    root: Path,
+    models: Registry,
+    cards: list[tuple[str, int]],
+    wanted: list[str],
+    version: str = "0.24.0",
+    driver: str = "535.309.01",
+    **env: str,
 ) -> Iterator[tuple[Client, Machine, OllamaServer]]:
-    machine = Machine(root, cards)
+    machine = Machine(root, cards, driver)
     server = start_server(machine, {"OLLAMA_CONTEXT_LENGTH": "4096", "FLEXI_SIM_SPEED": "100", **env}, version)
     try:
         with Client(base_url=server.url, timeout=30) as client:
@@ -439,6 +445,91 @@ def test_newer_versions_need_a_newer_driver(
     server.close()
     assert ('msg="NVIDIA driver too old"' in caplog.text) is not on_gpu
     assert ("library=CUDA" in caplog.text) is on_gpu
+    # discover/cuda_compat.go at v0.32.15; the CPU's line in discover/types.go.
+    too_old = 'device="NVIDIA A40" compute=8.6 driver=535 required_driver="550 or newer"'
+    assert (too_old in caplog.text) is not on_gpu
+    assert ('msg="inference compute" id=cpu library=cpu compute=""' in caplog.text) is not on_gpu
+
+
+# From 0.30 on
+
+
+NEW = {"version": "0.32.15", "driver": "580.173.02"}
+
+
+def test_on_an_old_driver_a_new_version_serves_from_the_cpu_without_an_error(tmp_path: Path, models: Registry) -> None:
+    with running_server(tmp_path, models, [A40], ["small:a"], version="0.32.15") as (client, machine, _):
+        assert client.load("small:a").status_code == 200
+        assert client.one("small:a")["size_vram"] == 0
+        assert client.write("small:a", 3).status_code == 200
+        assert machine.held_mib() == {}
+
+
+def test_a_new_version_takes_one_gpu_up_to_four_fifths_and_then_all(tmp_path: Path, models: Registry) -> None:
+    wanted = ["middle:a", "large:a"]
+    with running_server(tmp_path, models, [A5000] * 4, wanted, **NEW) as (client, machine, _):
+        client.load("middle:a")
+        assert len(machine.held_mib()) == 1
+        client.load("middle:a", keep_alive=0)
+        client.load("large:a")
+        # 60 GiB: 0.24.0 would take three cards.
+        assert len(machine.held_mib()) == 4
+        assert client.one("large:a")["size"] == client.one("large:a")["size_vram"]
+
+
+@pytest.mark.parametrize(("version", "together"), [("0.24.0", True), ("0.32.15", False)])
+def test_a_new_version_evicts_what_would_leave_no_headroom(
+    tmp_path: Path, models: Registry, version: str, together: bool
+) -> None:
+    """15 GiB of weights and half a GiB of cache, where 18.7 GiB are free: there is room, but less than a fifth more."""
+    wanted = ["small:a", "middle:a"]
+    with running_server(tmp_path, models, [A5000], wanted, version, "580.173.02") as (client, _, __):
+        for name in wanted:
+            client.load(name)
+        assert set(client.running()) == (set(wanted) if together else {"middle:a"})
+
+
+@pytest.mark.parametrize(
+    ("version", "options", "reloads"),
+    [
+        ("0.24.0", {"num_ctx": 999_999}, True),
+        ("0.32.15", {"num_ctx": 999_999}, False),  # both are the model's own 8192 by then
+        ("0.24.0", {"main_gpu": 0}, False),
+        ("0.32.15", {"main_gpu": 0}, True),
+        ("0.24.0", {"draft_num_predict": 2}, False),
+        ("0.32.15", {"draft_num_predict": 2}, True),
+        ("0.32.15", {"num_ctx": 2048}, True),
+    ],
+)
+def test_what_makes_a_version_load_again(
+    tmp_path: Path,
+    models: Registry,
+    version: str,
+    options: dict[str, int],
+    reloads: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """needsReload, at v0.24.0 and v0.32.15."""
+    caplog.set_level(logging.INFO)
+    large = {"OLLAMA_CONTEXT_LENGTH": "8192"}
+    with running_server(tmp_path, models, [A40], ["small:a"], version=version, driver="580.173.02", **large) as (
+        client,
+        _,
+        __,
+    ):
+        client.load("small:a")
+        client.load("small:a", options=options)
+    assert caplog.text.count('msg="loading model"') == (2 if reloads else 1)
+
+
+def test_another_way_to_end_loads_a_new_version_again(
+    tmp_path: Path, models: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    with running_server(tmp_path, models, [A40], ["small:a"], **NEW) as (client, _, __):
+        client.load("small:a")
+        client.load("small:a", shift=False)
+    assert caplog.text.count('msg="loading model"') == 2
 
 
 # Pulls that go wrong

@@ -8,10 +8,10 @@ import random
 import string
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from . import binding, log, names, text
+from . import binding, llama_server, log, names, text
 from .environment import Environment
 from .goformat import SECOND, now_ns, rfc3339
 from .names import Name
@@ -20,6 +20,7 @@ from .pull import Puller, PullError
 from .runner import Chunk, ClientGoneError, Runner, RunnerError, TooLongError
 from .scheduler import LoadError, Scheduler, ServerBusyError
 from .store import Model, Store
+from .version import at_least
 
 Json = dict[str, Any]
 IMAGE_TOKENS = 768
@@ -66,6 +67,7 @@ class Api:
 
     def __init__(self, environment: Environment, store: Store, scheduler: Scheduler, version: str) -> None:
         self.version = version
+        self._llama_server = at_least(version, *llama_server.FIRST)
         self.default_context = environment.context_length
         self._environment = environment
         self._store = store
@@ -92,7 +94,8 @@ class Api:
                         "modified_at": rfc3339(manifest.modified_ns),
                         "size": model.size,
                         "digest": manifest.digest,
-                        "details": model.details,
+                        "details": {**model.details, **(model.sizes if self._llama_server else {})},
+                        **({"capabilities": list(model.capabilities)} if self._llama_server else {}),
                     },
                 )
             )
@@ -438,7 +441,9 @@ class Api:
         if missing:
             raise ApiError(400, f"{model.name} does not support " + "\n".join(missing))
         try:
-            options = parse_options(self.default_context, model.options, request.get("options"))
+            given = request.get("options")
+            options = parse_options(self.default_context, model.options, given, llama_server=self._llama_server)
+            options = replace(options, shift=request.get("shift") is not False)
             loaded = self._scheduler.acquire(caller, model, options, request.get("keep_alive"))
         except ServerBusyError as error:
             raise ApiError(503, str(error)) from None

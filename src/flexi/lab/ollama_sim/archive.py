@@ -12,6 +12,8 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+from .version import at_least
+
 ARCHIVE = "ollama-linux-amd64.tar.zst"
 CHECKSUMS = "sha256sum.txt"
 
@@ -29,6 +31,8 @@ _LIBRARIES = (
     "cuda_v13/libggml-cuda.so",
     "vulkan/libggml-vulkan.so",
 )
+_LLAMA_SERVER = ("llama-server",)
+"""From 0.30 on: what every model runs in (llm/llama_binary.go)."""
 _MTIME = 1_778_716_800
 """14 May 2026, when 0.24.0 came out: a fixed time, so that the same sources give the same archive."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -84,7 +88,7 @@ def _tar(version: str) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar:
         _add(tar, "bin/ollama", zipapp(version), 0o755)
-        for name in _LIBRARIES:
+        for name in (*_LIBRARIES, *(_LLAMA_SERVER if at_least(version, 0, 30) else ())):
             _add(tar, f"lib/ollama/{name}", f"simulated {name}\n".encode(), 0o755)
     return out.getvalue()
 

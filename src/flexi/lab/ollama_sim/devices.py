@@ -108,12 +108,14 @@ class Discovery:
         found = self._query()
         driver_version = self._driver.version() if found else ""
         if found and at_least(self._version, 0, 30) and int(driver_version.split(".")[0]) < 550:
-            log.warn(
-                "NVIDIA driver too old",
-                detected_driver=driver_version,
-                required_driver="550 or newer",
-                reason="the bundled CUDA runner cannot run on it",
-            )
+            for device in found:
+                log.warn(
+                    "NVIDIA driver too old",
+                    device=device.name,
+                    compute=device.compute,
+                    driver=driver_version.split(".")[0],
+                    required_driver="550 or newer",
+                )
             found = ()
         self.devices = found
         cuda = "13.0" if driver_version and int(driver_version.split(".")[0]) >= 580 else "12.2"

@@ -1,4 +1,4 @@
-"""The server's environment. Source: envconfig/config.go."""
+"""The server's environment. Source: envconfig/config.go, at v0.24.0 and, for versions from 0.30, at v0.32.15."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from . import log
 from .goformat import FOREVER, MINUTE, SECOND, format_duration, parse_duration
+from .version import VERSION, at_least
 
 DEFAULT_PORT = 11434
 
@@ -66,8 +67,11 @@ class Environment:
         return any(_matches(pattern, origin) for pattern in self.origins)
 
 
-def read_environment(variables: Mapping[str, str]) -> Environment:
-    """Parse `variables` (usually os.environ) by Ollama's rules: bad values give a warning and the default."""
+def read_environment(variables: Mapping[str, str], version: str = VERSION) -> Environment:
+    """Parse `variables` (usually os.environ) by Ollama's rules: bad values give a warning and the default.
+
+    `version` decides what the "server config" line shows.
+    """
 
     def var(key: str) -> str:
         return variables.get(key, "").strip().strip("\"'")
@@ -143,6 +147,12 @@ def read_environment(variables: Mapping[str, str]) -> Environment:
         "https_proxy": var("https_proxy"),
         "no_proxy": var("no_proxy"),
     }
+    if at_least(version, 0, 30):
+        for gone in ("OLLAMA_MULTIUSER_CACHE", "OLLAMA_NEW_ENGINE"):
+            del values[gone]
+        values |= {name: var(name) for name in ("LLAMA_ARG_FIT", "LLAMA_ARG_FIT_TARGET", "OLLAMA_IGPU_ENABLE")}
+        for name in ("OLLAMA_GO_TEMPLATE", "OLLAMA_VULKAN"):
+            values[name] = shown(boolean(name) is not False)
     return Environment(
         host=host,
         port=port,
@@ -164,7 +174,7 @@ def read_environment(variables: Mapping[str, str]) -> Environment:
         speed=float(var("FLEXI_SIM_SPEED") or "1"),
         system_memory=int(var("FLEXI_SIM_MEMORY") or str(256 * 2**30)),
         root=Path(var("FLEXI_SIM_ROOT") or "/"),
-        values=values,
+        values=dict(sorted(values.items())),
     )
 
 

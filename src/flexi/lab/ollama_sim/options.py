@@ -13,7 +13,7 @@ from . import log
 
 _INTEGERS = {
     "num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "num_keep", "seed", "num_predict", "top_k",
-    "repeat_last_n",
+    "repeat_last_n", "draft_num_predict",
 }  # fmt: skip
 _FLOATS = {
     "top_p", "min_p", "typical_p", "temperature", "repeat_penalty", "presence_penalty", "frequency_penalty",
@@ -31,9 +31,12 @@ class RunnerOptions:
     num_ctx: int
     num_batch: int = 512
     num_gpu: int = -1
-    main_gpu: int = 0
+    main_gpu: int | None = 0
+    """From 0.30 on it can be unset, which is not the same as 0."""
     use_mmap: bool | None = None
     num_thread: int = 0
+    draft_num_predict: int = 0
+    """From 0.30 on; 0 for models without a draft model, which all are here."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +45,25 @@ class Options:
     num_predict: int = -1
     stop: tuple[str, ...] = ()
     others: Mapping[str, Any] = field(default_factory=dict)
+    batch_given: bool = False
+    """Whether somebody said num_batch; otherwise a version from 0.30 on chooses it."""
+    shift: bool = True
+    """What to do when the context is full; from 0.30 on part of what a loaded model cannot change."""
 
 
-def parse_options(default_context: int, *maps: Mapping[str, Any] | None) -> Options:
-    """Defaults overlaid by each of `maps` in turn; OptionError for a wrong type, unknown names only warn."""
-    options = Options(RunnerOptions(default_context))
+def parse_options(default_context: int, *maps: Mapping[str, Any] | None, llama_server: bool = False) -> Options:
+    """Defaults overlaid by each of `maps` in turn; OptionError for a wrong type, unknown names only warn.
+
+    `llama_server` says that the version is 0.30 or later.
+    """
+    options = Options(RunnerOptions(default_context, main_gpu=None if llama_server else 0))
     for given in maps:
         for key, value in (given or {}).items():
+            if key == "draft_num_predict" and not llama_server:
+                log.warn("invalid option provided", option=key)
+                continue
             options = _overlay(options, key, value)
+            options = replace(options, batch_given=options.batch_given or key == "num_batch")
     return options
 
 

@@ -302,7 +302,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._json(status, {"errors": [{"code": code, "message": message}]})
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        self.server.registry.answered(f"{self.client_address[0]} {self.command} {self.path} {int(code)}")
+        # What was no request at all (TLS, for one) has no path, and is answered all the same.
+        path = getattr(self, "path", "-")
+        self.server.registry.answered(f"{self.client_address[0]} {self.command} {path} {int(code)}")
 
     def log_message(self, format: str, *args: object) -> None:
         pass

@@ -91,6 +91,7 @@ class Runner:
         parallel: int,
         speed: float,
         gpus_lost: Callable[[set[str]], bool],
+        shift: bool = True,
     ) -> None:
         self.number = next(self._numbers)
         self.model = model
@@ -98,6 +99,7 @@ class Runner:
         self.placement = placement
         self.parallel = parallel
         self.context = effective_context(model, options.num_ctx)
+        self.shift = shift
         self.crashed = False
         self._gpus_lost = gpus_lost
         full = float(model.values.get(catalogue.RATE_KEY, 50.0))

@@ -1,4 +1,4 @@
-"""Which models are loaded, for how long, and who waits. Source: server/sched.go.
+"""Which models are loaded, for how long, and who waits. Source: server/sched.go, at v0.24.0 and v0.32.15.
 
 A request for a loaded model goes straight to it. Every other request waits in one queue: one load at a time, and
 while it makes room (waiting for busy models to finish) all later ones wait too.
@@ -11,15 +11,16 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from . import log
+from . import llama_server, log
 from .devices import Device, Discovery, VramLedger
 from .environment import Environment
-from .estimate import estimate, weights_bytes
+from .estimate import Demand, effective_context, estimate, weights_bytes
 from .goformat import FOREVER, SECOND, human_bytes2, now_ns
 from .options import Options
 from .placement import NeedsEvictionError, Placement, TooLargeError, place
 from .runner import POLL_SECONDS, Caller, Runner, pause
 from .store import Model
+from .version import at_least
 
 MODELS_PER_GPU = 3
 LOAD_BYTES_PER_SECOND = 20e9
@@ -70,7 +71,8 @@ class Running:
 
 
 class Scheduler:
-    def __init__(self, environment: Environment, discovery: Discovery, ledger: VramLedger) -> None:
+    def __init__(self, environment: Environment, discovery: Discovery, ledger: VramLedger, version: str) -> None:
+        self._llama_server = at_least(version, *llama_server.FIRST)
         self._environment = environment
         self._discovery = discovery
         self._ledger = ledger
@@ -166,6 +168,11 @@ class Scheduler:
 
     def _needs_reload(self, loaded: Loaded, options: Options) -> bool:
         have, want = loaded.runner.options, options.runner
+        if self._llama_server:
+            model = loaded.runner.model
+            have, want = (replace(o, num_ctx=effective_context(model, o.num_ctx)) for o in (have, want))
+            if loaded.runner.shift != options.shift:
+                return True
         if want.num_gpu < 0:
             have, want = replace(have, num_gpu=-1), replace(want, num_gpu=-1)
         return loaded.runner.crashed or have != want
@@ -242,6 +249,8 @@ class Scheduler:
         wanted = estimate(model, runner.num_ctx, runner.num_batch, parallel, self._cache_type(model))
         memory = self._environment.system_memory
         memory -= sum(loaded.runner.placement.cpu for loaded in self._loaded.values())
+        if self._llama_server:
+            return self._place_llama_server(model, options, parallel, devices, wanted, memory)
         return place(
             wanted,
             devices,
@@ -252,9 +261,37 @@ class Scheduler:
             memory_free=memory,
         )
 
+    def _place_llama_server(
+        self,
+        model: Model,
+        options: Options,
+        parallel: int,
+        devices: Sequence[Device],
+        wanted: Demand,
+        memory: int,
+    ) -> Placement:
+        runner = options.runner
+        predicted = llama_server.predict(model, runner.num_ctx, parallel)
+        chosen = llama_server.select(devices, predicted, options, self._environment.sched_spread)
+        # Layers that stay on the CPU because somebody said so need no room.
+        partial = 0 < runner.num_gpu < len(wanted.layers)
+        if self._loaded and chosen and not partial:
+            batch = runner.num_batch
+            if not options.batch_given and "completion" in model.capabilities:
+                context = effective_context(model, runner.num_ctx) * parallel
+                flash = self._environment.flash_attention is not False
+                batch = llama_server.batch_size(context, predicted, chosen, flash)
+            llama_server.check_room(predicted, chosen, batch)
+        return llama_server.fit(wanted, chosen, runner.num_gpu, memory)
+
     def _cache_type(self, model: Model) -> str:
-        """Flash attention, which a quantized cache needs, must be asked for, and embedding models cannot do it."""
+        """Flash attention, which a quantized cache needs, must be asked for, and embedding models cannot do it.
+
+        From 0.30 on it is used unless it is forbidden.
+        """
         wanted = self._environment.kv_cache_type
+        if self._llama_server:
+            return (wanted or "f16") if self._environment.flash_attention is not False else "f16"
         flash = self._environment.flash_attention and "embedding" not in model.capabilities
         if wanted in ("q8_0", "q4_0") and not flash:
             log.warn("OLLAMA_FLASH_ATTENTION must be enabled to use a quantized OLLAMA_KV_CACHE_TYPE", type=wanted)
@@ -282,7 +319,9 @@ class Scheduler:
             vram=human_bytes2(placement.vram),
             total=human_bytes2(placement.total),
         )
-        runner = Runner(model, options.runner, placement, parallel, environment.speed, self._discovery.lost)
+        runner = Runner(
+            model, options.runner, placement, parallel, environment.speed, self._discovery.lost, options.shift
+        )
         self._ledger.take(runner.number, placement.by_gpu)
         self._changed.release()
         try:

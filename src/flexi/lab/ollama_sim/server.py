@@ -58,7 +58,7 @@ class OllamaServer:
         self.environment = environment
         self.version = version
         self._discovery = Discovery(driver, environment.visible_devices, version, environment.system_memory)
-        self._scheduler = Scheduler(environment, self._discovery, VramLedger(driver))
+        self._scheduler = Scheduler(environment, self._discovery, VramLedger(driver), version)
         self._store = Store(environment.models)
         self._api = Api(environment, self._store, self._scheduler, version)
         self.routes = _routes(self._api, OpenAi(self._api))

@@ -97,6 +97,12 @@ class Model:
         return tuple(found)
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """What versions from 0.30 add to the `details` of /api/tags (server/model_list_cache.go); none that is 0."""
+        found = {key: self.architecture_value(key, 0) for key in ("context_length", "embedding_length")}
+        return {key: value for key, value in found.items() if value}
+
+    @property
     def details(self) -> dict[str, Any]:
         """The `details` object of lists (its parent_model is filled only by show)."""
         return {

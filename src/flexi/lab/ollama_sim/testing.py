@@ -73,4 +73,4 @@ def start_server(machine: Machine, variables: Mapping[str, str] | None = None, v
         "FLEXI_SIM_SPEED": "50",
         **(variables or {}),
     }
-    return OllamaServer(read_environment(settings), Driver(machine.root), version).start()
+    return OllamaServer(read_environment(settings, version), Driver(machine.root), version).start()
