@@ -59,3 +59,23 @@ def test_an_instance_does_not_start_without_its_gpus(healthy: Site) -> None:
     assert site.ssh("server-b", f"curl -sS -m 2 http://127.0.0.1:{instance.port}/").status != 0
     fault(site, "server-b", "clear")
     until(lambda: site.answers(model_of(site, "server-b")), 120, "it starts by itself")
+
+
+def test_faults_show_where_an_admin_looks(healthy: Site) -> None:
+    """In nvidia-smi, the kernel log and sysfs, which know nothing of a simulation."""
+    site, card = healthy, "-i 1 --format=csv,noheader"
+    fault(site, "server-b", "xid", "--gpu", "1", "--code", "79")
+    fault(site, "server-b", "throttle", "--gpu", "1")
+    fault(site, "server-b", "process", "--gpu", "1", "--mib", "900")
+    log = "sudo journalctl -k -b -o cat --no-pager -g 'NVRM: Xid'"
+    until(lambda: "(PCI:0000:02:00): 79" in site.ssh("server-b", log).stdout, 10, "the journal has the kernel's record")
+    reasons = site.ssh("server-b", f"nvidia-smi --query-gpu=clocks_event_reasons.active {card}").stdout
+    assert int(reasons, 16) & 0x40  # nvml.h: slowed down by the thermal protection
+    processes = site.ssh("server-b", f"nvidia-smi --query-compute-apps=process_name,used_memory {card}").stdout
+    assert "python3, 900 MiB" in processes
+    fault(site, "server-b", "uvm")
+    assert "nvidia_uvm" not in site.ssh("server-b", "ls /sys/module").stdout.split()
+    assert site.ssh("server-b", "nvidia-smi -L").status == 0
+    fault(site, "server-b", "clear")
+    assert "nvidia_uvm" in site.ssh("server-b", "ls /sys/module").stdout.split()
+    assert "900" not in site.ssh("server-b", f"nvidia-smi --query-compute-apps=process_name,used_memory {card}").stdout

@@ -173,6 +173,13 @@ def lost(machine: Machine, gpu: int) -> None:
 
 
 @fault.command()
+@click.pass_obj
+def uvm(machine: Machine) -> None:
+    """The module nvidia_uvm is not loaded: an Ollama that starts now serves from the CPU."""
+    machine.unload_uvm()
+
+
+@fault.command()
 @gpu_option
 @click.option("--count", default=1, show_default=True, type=click.IntRange(min=1), help="Errors so far.")
 @click.pass_obj
