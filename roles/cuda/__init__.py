@@ -23,7 +23,6 @@ def install(plan: CudaPlan) -> None:
         pins=plan.pins,
     )
     if plan.repository:
-        files.directory(name="Make the directory for signing keys", path="/etc/apt/keyrings", mode="0755")
         signing_key(
             name="Fetch the repository's signing key",
             url=plan.key_url,

@@ -64,7 +64,7 @@ def install(plan: HostPlan) -> list[OperationMeta]:
         dest="/etc/modules-load.d/flexi-nvidia.conf",
         mode="0644",
     )
-    released = unheld_but(name="Let go of the packages of another branch", packages=driver.holds)
+    unheld_but(name="Let go of the packages of another branch", packages=driver.holds)
     packages = installed(
         name=f"Install the driver {driver.branch}",
         packages=driver.packages,
@@ -84,7 +84,7 @@ def install(plan: HostPlan) -> list[OperationMeta]:
     held(
         name="Hold the driver and the kernel that it is built for",
         packages=driver.holds,
-        after=[released, packages],
+        coming=driver.packages,
     )
     applied(
         name="Leave nouveau out of the initramfs",

@@ -15,7 +15,7 @@ from pyinfra.api.operation import OperationMeta
 
 from flexi.facts import STAMPS, Stamp, stamp_digest_command
 from flexi.operations.draining import Interruption, drain
-from flexi.operations.foresight import announced
+from flexi.operations.foresight import happened
 
 
 @operation()
@@ -29,11 +29,12 @@ def applied(
     """Run the shell `command` unless it last succeeded with the present content of the files `inputs`.
 
     `what` names the stamp. A unit file among the inputs makes systemd read its units first. A missing input counts
-    as empty: on a bare host the files come earlier in the same run, in the operations `after`, which a dry run asks.
+    as empty: on a bare host the files come earlier in the same run, in the operations `after`. What these change is
+    applied in any case: whoever edited a file may have restarted with it.
     What the command `interrupts` is drained before it.
     """
     truth = host.get_fact(Stamp, what=what, inputs=inputs)
-    if truth.stamped == truth.present and not announced(after):
+    if truth.stamped == truth.present and not happened(after):
         host.noop(f"{what} runs with what is there")
         return
     yield from drain(interrupts)

@@ -1,4 +1,4 @@
-"""What a dry run cannot see on the host, because an operation before would have made it so."""
+"""What earlier operations of the same run change: foretold by a dry run, which cannot see it on the host, or done."""
 
 from __future__ import annotations
 
@@ -12,3 +12,10 @@ def announced(after: Sequence[OperationMeta]) -> bool:
     """While pyinfra only foretells: whether one of the operations `after` will change something. False when it runs,
     where the host itself shows what they have done."""
     return not host.state.is_executing and any(meta.will_change for meta in after)
+
+
+def happened(after: Sequence[OperationMeta]) -> bool:
+    """Whether one of the operations `after` changes something: will, as far as a dry run knows, or has."""
+    if not host.state.is_executing:
+        return announced(after)
+    return any(meta.is_complete() and meta.did_change() for meta in after)

@@ -15,7 +15,7 @@ from pyinfra.facts.files import FileContents
 
 from flexi.facts import NftTable, Stamp
 from flexi.operations.applying import stamping
-from flexi.operations.foresight import announced
+from flexi.operations.foresight import happened
 from flexi.operations.refusal import say
 
 Commands = Generator[StringCommand | FileUploadCommand | FunctionCommand, None, None]
@@ -50,7 +50,7 @@ def firewall_raised(rules: str, table: str, after: Sequence[OperationMeta] = ())
     ones back, also for the next boot.
     """
     truth = host.get_fact(Stamp, what="firewall", inputs=(rules,))
-    if truth.stamped == truth.present and host.get_fact(NftTable, table=table) and not announced(after):
+    if truth.stamped == truth.present and host.get_fact(NftTable, table=table) and not happened(after):
         host.noop("the rules are in force")
         return
     good = f"{rules}.good"

@@ -1,0 +1,315 @@
+"""What a deploy does: the ordered operations of the real deploy.py for each platform, branch and toolkit.
+
+For a bare host, for the same host afterwards, and for each way in which a host drifts away. One line an operation; `*`
+marks those that a dry run announces, which must be exactly those that then change something. After a change that is
+meant: FLEXI_GOLDEN=write, and read the difference.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType
+
+import pytest
+from model_host import KERNEL, File, ModelHost, answering
+from pyinfra.api import Config, Inventory, State
+from pyinfra.api.connect import connect_all
+from pyinfra.api.exceptions import PyinfraError
+from pyinfra.api.operations import run_ops
+from pyinfra.context import ctx_host, ctx_state
+
+from flexi.paths import ROOT
+from flexi.plan import build_plan
+from flexi.plan.model import HostPlan, Plan
+from flexi.plan.platforms import PLATFORMS
+from flexi.site import load_site
+
+GOLDEN = Path(__file__).parent / "golden" / "operations"
+
+SITE = """\
+site: {{name: golden}}
+ssh: {{user: admin}}
+driver: {{branch: {branch}}}
+hosts:
+  one:
+    address: 192.0.2.1
+    platform: {platform}
+    gpus: {{model: RTX A5000, count: 2}}
+    {cuda}
+    groups:
+      a: {{gpus: [0], models: [llama3:8b]}}
+      b: {{gpus: [1], models: [mistral:7b]}}
+  two: {{address: 192.0.2.2, platform: {platform}}}
+gateway: {{host: two, name: flexi.example.edu}}
+"""
+
+ARCHIVE = {
+    ("ubuntu-22.04", "535-server"): "535.309.01-0ubuntu0.22.04.1",
+    ("ubuntu-24.04", "535-server"): "535.309.01-0ubuntu0.24.04.1",
+    ("ubuntu-22.04", "580-server"): "580.173.02-0ubuntu0.22.04.1",
+    ("ubuntu-24.04", "580-server"): "580.173.02-0ubuntu0.24.04.1",
+    ("debian-12", "535-server"): "535.309.01-0+deb12u1",
+}
+KERNELS = {"debian-12": "6.1.0-56-amd64"}
+COMBINATIONS = [
+    (platform, branch, cuda) for platform, row in PLATFORMS.items() for branch in row.drivers for cuda in (None, "12.5")
+]
+
+
+@dataclass(frozen=True)
+class Line:
+    """An operation of a run: whether it was announced, and whether it then changed something (None: not reached)."""
+
+    name: str
+    announced: bool
+    changed: bool | None
+
+    def __str__(self) -> str:
+        return f"{'*' if self.announced else ' '} {self.name}"
+
+
+@dataclass(frozen=True)
+class Run:
+    lines: list[Line]
+    refused: bool
+
+    @property
+    def announced(self) -> list[str]:
+        return [line.name for line in self.lines if line.announced]
+
+    @property
+    def changed(self) -> list[str]:
+        return [line.name for line in self.lines if line.changed]
+
+
+@pytest.fixture(scope="module")
+def deploy_file() -> CodeType:
+    return compile((ROOT / "deploy.py").read_text(encoding="utf-8"), "deploy.py", "exec")
+
+
+Deploy = Callable[..., Run]
+
+
+@pytest.fixture
+def deploy(deploy_file: CodeType, monkeypatch: pytest.MonkeyPatch) -> Deploy:
+    """Foretell and then carry out (unless told otherwise) a deploy of one host that `model` stands for."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(str(ROOT))
+
+    def run(plan: Plan, host: HostPlan, model: ModelHost, carry_out: bool = True, **data: object) -> Run:
+        given = {"fake_delay": 0, "fake_delay_jitter": 0, "flexi_plan": plan, "flexi_host": host, **data}
+        with answering(model, monkeypatch):
+            inventory = Inventory(([(f"@fake/{host.name}", given)], {}))
+            state = State(inventory, Config())
+            connect_all(state)
+            (fake,) = inventory
+            before = model.copy()
+            with ctx_state.use(state), ctx_host.use(fake):
+                exec(deploy_file, {"__name__": "deploy"})
+            assert model == before, "a dry run changed the host"
+            announced = {op: state.ops[fake][op].operation_meta.will_change for op in fake.op_hash_order}
+            refused = False
+            try:
+                if carry_out:
+                    run_ops(state)
+            except PyinfraError:
+                refused = True
+        lines = []
+        for op in fake.op_hash_order:
+            meta = state.ops[fake][op].operation_meta
+            done = meta.did_change() if meta.is_complete() else None
+            lines.append(Line("".join(state.get_op_meta(op).names), announced[op], done))
+        return Run(lines, refused)
+
+    return run
+
+
+@dataclass(frozen=True)
+class Case:
+    plan: Plan
+    host: HostPlan
+    bare: ModelHost
+
+
+def case(directory: Path, platform: str, branch: str, cuda: str | None, name: str = "one") -> Case:
+    path = directory / "golden.yaml"
+    toolkit = f'cuda: "{cuda}"' if cuda else ""
+    path.write_text(SITE.format(platform=platform, branch=branch, cuda=toolkit))
+    plan = build_plan(load_site(path))
+    host = plan.host(name)
+    kernel = KERNELS.get(platform, KERNEL)
+    bare = ModelHost(
+        kernel=kernel,
+        kernels=(kernel,),
+        gpus=2,
+        driver_package=host.driver.version_package if host.driver else "",
+        versions=dict.fromkeys(("nvidia-*", "libnvidia-*", "libcuda1"), ARCHIVE[platform, branch]),
+        models={"a": ["llama3:8b"], "b": ["mistral:7b"], "old": []},
+    )
+    return Case(plan, host, bare)
+
+
+def compare(name: str, text: str) -> None:
+    path = GOLDEN / f"{name}.txt"
+    if os.environ.get("FLEXI_GOLDEN") == "write":
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("platform", "branch", "cuda"), COMBINATIONS)
+def test_a_bare_host_and_the_same_afterwards(
+    platform: str, branch: str, cuda: str | None, deploy: Deploy, tmp_path: Path
+) -> None:
+    here = case(tmp_path, platform, branch, cuda)
+    first = deploy(here.plan, here.host, here.bare, allow_reboot=True)
+    assert not first.refused
+    assert first.announced == first.changed, "the dry run said something else"
+    assert here.bare.driver == ARCHIVE[platform, branch].split("-")[0]
+    assert {"ollama@a.service", "ollama@b.service"} <= here.bare.running
+    again = deploy(here.plan, here.host, here.bare)
+    assert (again.refused, again.announced, again.changed) == (False, [], [])
+    compare(f"{platform}_{branch}" + (f"_cuda-{cuda}" if cuda else ""), "\n".join(map(str, first.lines)) + "\n")
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_a_bare_gateway_and_the_same_afterwards(platform: str, deploy: Deploy, tmp_path: Path) -> None:
+    here = case(tmp_path, platform, "535-server", None, "two")
+    first = deploy(here.plan, here.host, here.bare)
+    assert first.announced == first.changed
+    assert deploy(here.plan, here.host, here.bare).changed == []
+    compare(f"{platform}_gateway", "\n".join(map(str, first.lines)) + "\n")
+
+
+# -- drift --------------------------------------------------------------------------------------------------------
+
+Drift = Callable[[ModelHost, HostPlan], object]
+
+
+def _edit(path: str) -> Drift:
+    return lambda model, _: setattr(model.files[path], "content", b"edited\n")
+
+
+def _lose(path: str) -> Drift:
+    return lambda model, _: model.files.pop(path)
+
+
+def _other_branch(model: ModelHost, host: HostPlan) -> None:
+    """As a deploy of another branch would have left it."""
+    assert host.driver is not None
+    other = "580-server" if host.driver.branch == "535-server" else "535-server"
+    rename = lambda name: name.replace(host.driver.branch, other) if host.driver else name  # noqa: E731
+    model.packages = {rename(name): version for name, version in model.packages.items()}
+    model.held = {rename(name) for name in model.held}
+    holds = model.files["/var/lib/flexi/holds"]
+    holds.content = rename(holds.content.decode()).encode()
+    model.driver = "580.173.02" if other.startswith("580") else "535.309.01"
+
+
+def _version(model: ModelHost, host: HostPlan) -> None:
+    assert host.driver is not None
+    model.packages[host.driver.version_package] += "x"
+
+
+def _newer_kernel(model: ModelHost, host: HostPlan) -> None:
+    model.kernels = (*model.kernels, model.kernel.replace("-186-", "-190-").replace("-56-", "-60-"))
+
+
+def _older_ollama(model: ModelHost, host: HostPlan) -> None:
+    model.files["/opt/ollama/0.23.4/.archive-sha256"] = File(b"1" * 64)
+    model.links["/opt/ollama/current"] = "0.23.4"
+
+
+def _leftover(model: ModelHost, host: HostPlan) -> None:
+    model.running.add("ollama@old.service")
+    model.enabled.add("ollama@old.service")
+
+
+def _drop_package(model: ModelHost, host: HostPlan) -> None:
+    assert host.driver is not None
+    del model.packages[host.driver.version_package]
+    model.held.discard(host.driver.version_package)  # dpkg forgets the hold with the package
+
+
+def _unhold(model: ModelHost, host: HostPlan) -> None:
+    assert host.driver is not None
+    model.held.remove(host.driver.version_package)
+
+
+DRIFTS: dict[str, tuple[Drift, dict[str, object]]] = {
+    "another driver runs": (lambda model, _: setattr(model, "driver", "550.54.15"), {"allow_reboot": True}),
+    "another driver runs, and no reboot is allowed": (lambda model, _: setattr(model, "driver", "550.54.15"), {}),
+    "nouveau has the cards": (lambda model, _: setattr(model, "nouveau", True), {"allow_reboot": True}),
+    "the library was changed under the module": (
+        lambda model, _: setattr(model, "smi_error", "Failed to initialize NVML: Driver/library version mismatch"),
+        {"allow_reboot": True},
+    ),
+    "a card is lost": (lambda model, _: setattr(model, "gpus", 1), {}),
+    "another branch is installed": (_other_branch, {"allow_reboot": True}),
+    "another build of the driver's packages": (_version, {"allow_reboot": True}),
+    "a package of the driver is missing": (_drop_package, {"allow_reboot": True}),
+    "a package of the driver is missing, and no reboot is allowed": (_drop_package, {}),
+    "a newer kernel came without modules": (_newer_kernel, {}),
+    "a hold is missing": (_unhold, {}),
+    "the pins were edited": (_edit("/etc/apt/preferences.d/flexi-driver"), {}),
+    "the pins of NVIDIA's repository are gone": (_lose("/etc/apt/preferences.d/flexi-cuda"), {}),
+    "NVIDIA's repository was edited": (_edit("/etc/apt/sources.list.d/flexi-cuda.sources"), {}),
+    "a repository is left over": (
+        lambda model, _: model.put(b"x", "/etc/apt/sources.list.d/flexi-old.sources"),
+        {},
+    ),
+    "the limits of unattended-upgrades are gone": (_lose("/etc/apt/apt.conf.d/51flexi-unattended-upgrades"), {}),
+    "an instance was stopped": (lambda model, _: model.running.remove("ollama@a.service"), {}),
+    "an instance does not start at boot": (lambda model, _: model.enabled.remove("ollama@b.service"), {}),
+    "an instance's settings were edited": (_edit("/etc/ollama/b.env"), {}),
+    "the instances' unit was edited": (_edit("/etc/systemd/system/ollama@.service"), {}),
+    "another Ollama is current": (_older_ollama, {}),
+    "an instance that the plan no longer has": (_leftover, {}),
+    "the firewall was flushed": (lambda model, _: model.tables.clear(), {}),
+    "the agent is an older one": (_edit("/opt/flexi/flexi-agent.pyz"), {}),
+}
+
+CONVERGED = [("ubuntu-22.04", "535-server"), ("ubuntu-24.04", "580-server"), ("debian-12", "535-server")]
+
+
+def _sections(deploy: Deploy, here: Case) -> Iterator[str]:
+    deploy(here.plan, here.host, here.bare, allow_reboot=True)
+    for name, (drift, data) in DRIFTS.items():
+        model = here.bare.copy()
+        drift(model, here.host)
+        run = deploy(here.plan, here.host, model, **data)
+        yield f"{name}: {'refused' if run.refused else 'mended'}"
+        yield from (f"* {operation}" for operation in (run.changed if run.refused else run.announced))
+        if not run.refused:
+            assert run.announced == run.changed, f"{name}: the dry run said something else"
+            again = deploy(here.plan, here.host, model, carry_out=False)
+            assert again.announced == [], f"{name}: not mended by one run"
+        yield ""
+
+
+@pytest.mark.parametrize(("platform", "branch"), CONVERGED)
+def test_drift(platform: str, branch: str, deploy: Deploy, tmp_path: Path) -> None:
+    """Each drift is mended by the operations that it needs and no others, or refused."""
+    here = case(tmp_path, platform, branch, "12.5")
+    compare(f"{platform}_{branch}_drift", "\n".join(_sections(deploy, here)))
+
+
+def test_every_golden_file_is_of_a_case() -> None:
+    cases = {f"{p}_{b}" + (f"_cuda-{c}" if c else "") for p, b, c in COMBINATIONS}
+    cases |= {f"{p}_gateway" for p in PLATFORMS} | {f"{p}_{b}_drift" for p, b in CONVERGED}
+    assert {path.stem for path in GOLDEN.glob("*.txt")} == cases
+
+
+def test_a_package_is_on_hold_only_where_it_is_pinned_too(tmp_path: Path) -> None:
+    """What the goldens cannot show: the hold of a name that no pin knows would be worth nothing after an unhold."""
+    for platform, branch, _ in COMBINATIONS:
+        driver = case(tmp_path, platform, branch, None).host.driver
+        assert driver is not None
+        drivers = [name for name in driver.holds if re.search("nvidia|libcuda", name)]
+        patterns = [pattern.replace("*", ".*") for pin in driver.pins for pattern in pin.packages.split()]
+        for name in drivers:
+            assert any(re.fullmatch(pattern, name) for pattern in patterns), name
