@@ -25,6 +25,7 @@ from pyinfra.connectors.fake import FakeConnector
 from pyinfra.connectors.util import CommandOutput, OutputLine
 
 from flexi import facts as own
+from flexi.status import READ_COMMAND
 
 KERNEL = "5.15.0-186-generic"
 
@@ -67,6 +68,8 @@ class ModelHost:
     gpus: int = 1
     models: dict[str, list[str]] = field(default_factory=dict)
     """What each instance serves as soon as it runs, by group."""
+    stores: dict[str, list[str]] = field(default_factory=dict)
+    """Models on the disk, by group."""
     boots: int = 1
     log: list[str] = field(default_factory=list)
     """Commands that changed something, in order."""
@@ -207,6 +210,9 @@ class ModelHost:
         lines = self.files.get(path, File()).content.decode().splitlines()
         return [uuid for line in lines if line.startswith("CUDA_VISIBLE_DEVICES=") for uuid in line[21:].split(",")]
 
+    def _fact_ollama_stores(self) -> list[own.Stored]:
+        return [own.Stored(group, tuple(models)) for group, models in self.stores.items()]
+
     # -- effects --------------------------------------------------------------------------------------------------
 
     def put(self, content: bytes, path: str) -> None:
@@ -219,6 +225,8 @@ class ModelHost:
         command = re.sub(r"^(\w+=\S+ )+", "", command)
         if command == "cat /proc/sys/kernel/random/boot_id":
             return [f"boot-{self.boots}"]
+        if command == READ_COMMAND:
+            return [self._status(), "0"]
         self.log.append(command)
         if command.startswith("sh -c "):
             script = shlex.split(command)[2]
@@ -245,25 +253,31 @@ class ModelHost:
                 return self._looks(script)
         raise NotImplementedError(f"teach tests/plan/model_host.py this script:\n{script}")
 
+    def _status(self) -> str:
+        """What the agent says: the gateway knows of every drain switch, and every model is served."""
+        switches = self._fact_drain_switches()
+        return json.dumps(
+            {
+                "time": 0,
+                "instances": [
+                    {
+                        "group": group,
+                        "phase": "ready",
+                        "drain": {"reason": switches.get(group), "told": True},
+                        "models": [{"name": name, "phase": "ready"} for name in models],
+                    }
+                    for group, models in self.models.items()
+                ],
+            }
+        )
+
     def _looks(self, script: str) -> list[str]:
-        """What the agent and the instances say: nothing is being answered, and every model is served."""
+        """What agent and instances say to somebody who waits for them; nothing is being answered."""
         if "/api/ps" not in script:
             return []
         groups = re.findall(r'echo "(\S+) \$open', script)
-        switches = self._fact_drain_switches()
-        status = {
-            "time": 0,
-            "instances": [
-                {
-                    "group": group,
-                    "drain": {"reason": switches.get(group), "told": True},
-                    "models": [{"name": name, "phase": "ready"} for name in self.models[group]],
-                }
-                for group in groups
-            ],
-        }
         served = (json.dumps({"models": [{"name": name} for name in self.models[group]]}) for group in groups)
-        return [json.dumps(status), "0", *(f"{group} 0 {models}" for group, models in zip(groups, served, strict=True))]
+        return [self._status(), "0", *(f"{group} 0 {models}" for group, models in zip(groups, served, strict=True))]
 
     def _drain(self, script: str, match: re.Match[str]) -> None:
         for path in match[1].split():
@@ -308,6 +322,9 @@ class ModelHost:
         for path in re.findall(r"mv -f '[^']+\.new' '([^']+)'", script):
             self.files[path] = File(b"key")
 
+    def _remove_store(self, script: str, match: re.Match[str]) -> None:
+        del self.stores[match[1].rsplit("/", 1)[1]]
+
     def _nothing(self, script: str, match: re.Match[str]) -> None:
         """Checks, waits and what no fact can see."""
 
@@ -322,6 +339,7 @@ class ModelHost:
         r"Authorization: Bearer": _health_key,
         rf"for f in ({own.DRAIN_SWITCHES}[^;]*); do .*echo \"([^\"]+)\"": _drain,
         rf"rm -f ({own.DRAIN_SWITCHES}.*)": _give_back,
+        rf"rm -rf --one-file-system -- ({own.OLLAMA_HOMES}/\S+)": _remove_store,
         r"apt-cache madison|gpg --batch|\|\| \{ rm -f|/api/ps": _nothing,
     }
 
@@ -385,6 +403,10 @@ class ModelHost:
             self.files.pop(path, None)
 
     def _do_curl(self, words: list[str]) -> None:
+        if "DELETE" in words:
+            name = json.loads(words[words.index("-d") + 1])["model"]
+            self.stores = {group: [m for m in models if m != name] for group, models in self.stores.items()}
+            return
         self.files[words[words.index("-o") + 1]] = File(b"EB693B3035CD5710E231E123A4B469963BF863CC")
 
     def _do_nft(self, words: list[str]) -> None:
@@ -429,8 +451,11 @@ def answering(model: ModelHost, patch: Any) -> Any:
         named = {key: value for key, value in kwargs.items() if not key.startswith("_")}
         return model.fact(cls.__name__, *args, **named)
 
+    def text(command: Any) -> str:
+        return command if isinstance(command, str) else str(command.get_raw_value())
+
     def run_shell_command(_self: Any, command: Any, *_: Any, **__: Any) -> tuple[bool, CommandOutput]:
-        return True, CommandOutput([OutputLine("stdout", line) for line in model.run(command.get_raw_value())])
+        return True, CommandOutput([OutputLine("stdout", line) for line in model.run(text(command))])
 
     def put_file(_self: Any, source: Any, remote: str, *_: Any, **__: Any) -> bool:
         if isinstance(source, BytesIO | StringIO):

@@ -107,6 +107,9 @@ def deploy(deploy_file: CodeType, monkeypatch: pytest.MonkeyPatch) -> Deploy:
             state = State(inventory, Config())
             connect_all(state)
             (fake,) = inventory
+            # As the plan calls it; pyinfra's fake hosts carry their connector in the name.
+            fake.name = host.name
+            inventory.hosts[host.name] = fake
             before = model.copy()
             with ctx_state.use(state), ctx_host.use(fake):
                 exec(deploy_file, {"__name__": "deploy"})
@@ -149,6 +152,7 @@ def case(directory: Path, platform: str, branch: str, cuda: str | None, name: st
         driver_package=host.driver.version_package if host.driver else "",
         versions=dict.fromkeys(("nvidia-*", "libnvidia-*", "libcuda1"), ARCHIVE[platform, branch]),
         models={"a": ["llama3:8b"], "b": ["mistral:7b"], "old": []},
+        stores={"a": ["llama3:8b"], "b": ["mistral:7b"]},
     )
     return Case(plan, host, bare)
 
@@ -269,6 +273,8 @@ DRIFTS: dict[str, tuple[Drift, dict[str, object]]] = {
     "the instances' unit was edited": (_edit("/etc/systemd/system/ollama@.service"), {}),
     "another Ollama is current": (_older_ollama, {}),
     "an instance that the plan no longer has": (_leftover, {}),
+    "a model lies in a store that is not to have it": (lambda model, _: model.stores["a"].append("gemma:7b"), {}),
+    "the store of a group that is gone": (lambda model, _: model.stores.update(old=["gemma:7b"]), {}),
     "the firewall was flushed": (lambda model, _: model.tables.clear(), {}),
     "the agent is an older one": (_edit("/opt/flexi/flexi-agent.pyz"), {}),
 }
