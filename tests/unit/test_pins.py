@@ -106,6 +106,7 @@ def test_nvidias_repository_changes_nothing_on_a_host_of_ours(branch: str, holds
     assert apt.would("dist-upgrade") == {}
     for trap in ("cuda", "cuda-12-4", "cuda-runtime-12-4", "cuda-drivers", "cuda-drivers-580", "nvidia-driver"):
         assert apt.would_install(trap) == {}, trap
+        assert "Candidate: (none)" in apt.run("policy", trap, program="apt-cache").stdout, trap
     toolkit = apt.would_install("cuda-toolkit-12-4")
     assert toolkit
     assert not [name for name in toolkit if "nvidia" in name]
