@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Generator, Sequence
+import contextlib
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 from pyinfra import host
@@ -57,8 +57,26 @@ def received(plan: HostPlan, part: str, owner: str = "root") -> Generator[String
 def bring(state: State, host: Host, items: Sequence[Item], home: str, owner: str = "root") -> bool:
     """Send files to the host as its plan says how to reach it; False, with the reason, where that fails."""
     try:
-        with Bars(Console(file=sys.stderr)) as bars:
+        with _shown() as bars:
             pushing.push(host.data.flexi_host.ssh, items, home, bars, owner)
     except FlexiError as error:
         return say(state, host, str(error))
     return True
+
+
+_BARS: list[Bars] = []
+"""In use now, one entry for each host that is being sent to: they share a place on the terminal."""
+
+
+@contextlib.contextmanager
+def _shown() -> Iterator[Bars]:
+    bars = _BARS[0] if _BARS else Bars(Console(stderr=True))
+    if not _BARS:
+        bars.__enter__()
+    _BARS.append(bars)
+    try:
+        yield bars
+    finally:
+        _BARS.pop()
+        if not _BARS:
+            bars.__exit__(None, None, None)
