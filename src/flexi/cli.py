@@ -11,6 +11,7 @@ from rich.console import Console
 
 from flexi import bundling, deploying, doctor, keys, status, testing, verifying
 from flexi.bench import lab as lab_bench
+from flexi.bench import preload as preload_bench
 from flexi.bundle.checking import check as check_supplies
 from flexi.bundle.manifest import PARTS
 from flexi.bundle.progress import Bars
@@ -244,6 +245,18 @@ def bench_lab(as_json: bool) -> None:
         print_json(lab_bench.as_json(measurements))
     else:
         lab_bench.show(measurements, out())
+
+
+@bench.command("preload")
+@click.option("--name", default="lab", show_default=True, help="The lab, which must be up.")
+@json_option
+def bench_preload(name: str, as_json: bool) -> None:
+    """Cut the power of the lab's servers, and time from power-on to each model's first token."""
+    starts = preload_bench.measure(name, Console(stderr=True) if as_json else out())
+    if as_json:
+        print_json(preload_bench.as_json(starts))
+    else:
+        preload_bench.show(starts, out())
 
 
 @cli.command("test")

@@ -164,6 +164,18 @@ def test_an_agent_that_has_just_begun_claims_nothing(checker: Checker, clock: Cl
     assert checker.drains()["a"].told
 
 
+def test_a_gateway_has_heard_once_it_was_answered_for_every_model(checker: Checker, board: Board, clock: Clock) -> None:
+    board.put(instance(ModelView("llama3:8b", Phase.STARTING), ModelView("mistral:latest", Phase.STARTING)))
+    assert not checker.heard_by_all()
+    asked(checker, "a")
+    asked(checker, "a LLaMA3:8B")
+    assert not checker.heard_by_all()
+    asked(checker, "a mistral")
+    assert checker.heard_by_all()
+    clock.now += ASKED_S + 0.1
+    assert not checker.heard_by_all()
+
+
 def test_a_state_that_nobody_confirms_any_more_is_down(checker: Checker, board: Board, clock: Clock) -> None:
     clock.now = 29.0
     assert checker.answer("a llama3:8b") == "up ready"

@@ -128,6 +128,25 @@ def test_the_agent_brings_a_host_up_and_ends_at_once(start: Any, tmp_path: Path)
     assert len(lines) < 10, "a line for each change, and no more"
 
 
+def test_after_a_boot_the_agent_is_ready_once_the_gateway_has_heard_that_nothing_is_loaded(
+    start: Any, tmp_path: Path
+) -> None:
+    """Instances start after it; a gateway that still believes in what it heard before would send them requests."""
+    with fake_ollama() as ollama:
+        ollama.kill()
+        agent = start("run", "--config", str(write_host(tmp_path, ollama.url)))
+        found = until(lambda: re.search(r"port (\d+)", agent.output.read_text()), "it listens", 10)
+        agent.socket.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            agent.said()
+        agent.socket.settimeout(5)
+        with socket.create_connection(("127.0.0.1", int(found.group(1))), timeout=5) as sock:
+            sock.sendall(b"a llama3:8b\n")
+            assert sock.recv(200).startswith(b"down ready #starting")
+        assert agent.said() == "READY=1"
+        assert agent.end() == 0
+
+
 def test_a_port_that_is_taken_is_said_in_one_line(start: Any, tmp_path: Path) -> None:
     with fake_ollama("llama3:8b") as ollama:
         ollama.make_resident("llama3:8b")

@@ -44,6 +44,13 @@ class Checker:
         if check is not None and check[0] in self._groups:
             self._ledger.note(asker, check, _words(said))
 
+    def heard_by_all(self) -> bool:
+        """Whether the gateway has lately been answered for every model of the views on the board."""
+        heard = {(group, full_name(model)) for group, model in self._ledger.heard() if model}
+        return all(
+            (view.group, full_name(model.name)) in heard for view in self._board.views() for model in view.models
+        )
+
     def drains(self) -> dict[str, Drain]:
         """The present state of each group."""
         return {group: self._drain(group) for group in self._groups}

@@ -14,13 +14,13 @@ from . import report, systemd
 from .check import Checker, serve
 from .config import AgentConfig
 from .downloads import Downloads
-from .drain import Drain
+from .drain import ASKED_S, Drain
 from .env_file import EnvFileError, gpu_uuids
 from .gpus import GpuWatch, look
 from .keeper import Host, Keeper
 from .ollama import Ollama
 from .share import Sharer
-from .state import Board
+from .state import Board, Phase
 
 FIRST_LOOK_S = 10.0
 """How long the check port waits for the first look, so that a restarted agent never calls a good instance down."""
@@ -115,6 +115,9 @@ async def _run(config: AgentConfig) -> None:
     except OSError as error:
         raise Broken(f"port {config.check_port}: {os.strerror(error.errno or 0)}") from None
     say(f"answers agent-checks on port {server.sockets[0].getsockname()[1]}")
+    if not any(view.phase is Phase.READY for view in board.views()):
+        # A boot. systemd starts the instances after this: the gateway still goes by what it was told before.
+        await _until(ending, ASKED_S, checker.heard_by_all)
     systemd.notify("READY=1")
     beat_s = min(BEAT_S, (systemd.watchdog_s() or 2 * BEAT_S) / 2)
     while not ending.is_set():

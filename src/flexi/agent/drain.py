@@ -65,3 +65,9 @@ class Ledger:
         if now - self._began < ASKED_S:
             return False
         return all(words == words_now(check) for check, words in asked if check[0] == group)
+
+    def heard(self) -> frozenset[Check]:
+        """Checks that somebody has been answered in the last `ASKED_S`."""
+        now = self._clock()
+        with self._lock:
+            return frozenset(check for (_, check), (at, _) in self._last.items() if now - at <= ASKED_S)
