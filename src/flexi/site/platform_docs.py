@@ -51,8 +51,9 @@ _MEANS = (
 
 _SHOWN = """\
 `tests/unit/test_pins.py` shows with apt itself, on stub packages under the real names, that the end of a branch and
-NVIDIA's repository change nothing with them, and what happens without. The modules of each kernel are no packages to
-hold: the packages on hold that follow the kernel depend on their exact version.
+NVIDIA's repository change nothing with them, and what happens without; `tests/lab/test_67_ended_branch.py` does the
+former on the lab's machines, and the way back. The modules of each kernel are no packages to hold: the packages on hold
+that follow the kernel depend on their exact version.
 
 needrestart asks its `override_rc` in every mode: what it names is listed and not restarted, whether restarts are
 interactive (22.04's default, which without a terminal only lists), automatic (`NEEDRESTART_MODE=a`, and after apt on
