@@ -38,3 +38,9 @@ def end(plan: HostPlan, after: Sequence[OperationMeta]) -> None:
         driver=plan.driver.major if plan.driver else None,
         after=after,
     )
+
+
+@deploy("Turn")
+def leave() -> None:
+    """The end of the turn of a host that serves no longer."""
+    returned(name="Let the next host begin", instances=(), gpu_count=0, driver=None, after=())

@@ -16,7 +16,7 @@ from flexi.bundle.checking import check as check_supplies
 from flexi.bundle.manifest import PARTS
 from flexi.bundle.progress import Bars
 from flexi.doctor import show as doctor_show
-from flexi.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, FlexiError
+from flexi.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, FlexiError, InputError
 from flexi.lab import commands as lab_commands
 from flexi.paths import INVENTORY
 from flexi.plan import build_plan
@@ -169,6 +169,24 @@ def make_bundle(
         print_json(bundling.as_json(summary, site))
     else:
         bundling.show(summary, site, out())
+
+
+@cli.command()
+@site_argument
+@click.argument("host")
+@click.option("--purge", is_flag=True, help="Remove the models too, not only flexi.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def remove(site: str, host: str, purge: bool, yes: bool) -> None:
+    """Drain HOST, stop its instances and take flexi off it. The driver stays, and the models unless purged."""
+    path, what = load(site)
+    lost = deploying.last_homes(what, host)
+    if lost:
+        click.echo(f"No other host has {', '.join(lost)}.", err=True)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise InputError(f"remove takes {host} out of service: say --yes where nobody can be asked")
+        click.confirm(f"Take {host} out of service and flexi off it?", abort=True)
+    sys.exit(deploying.remove(what, path, out(), host, purge=purge))
 
 
 @cli.command()

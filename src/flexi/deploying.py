@@ -41,12 +41,14 @@ class Wish:
     """Bring driver and kernel to the newest of their branch, although they are on hold."""
     accept_gpus: tuple[str, ...] = ()
     """Hosts whose cards may be others than before."""
+    purge: bool = False
+    """Of a host that leaves, remove the models too."""
 
     @property
     def data(self) -> list[str]:
         """pyinfra's data for it: what an admin types after `--data`."""
-        switches = {"allow_reboot": "yes" if self.allow_reboot else "", "update": "yes" if self.update else ""}
-        given = {**switches, "accept_gpus": ",".join(self.accept_gpus)}
+        switches = {"allow_reboot": self.allow_reboot, "update": self.update, "purge": self.purge}
+        given = {**{key: "yes" for key, on in switches.items() if on}, "accept_gpus": ",".join(self.accept_gpus)}
         return [f"{key}={value}" for key, value in given.items() if value]
 
     def checked(self, plan: Plan) -> Wish:
@@ -124,6 +126,27 @@ def roll_back(plan: Plan, site_file: Path, console: Console, wish: Wish) -> int:
         soft_wrap=True,
     )
     return wait_for_models(plan, console, wish, settle_s=0.0)
+
+
+def remove(plan: Plan, site_file: Path, console: Console, name: str, *, purge: bool) -> int:
+    """Make a host an ordinary server again; returns the exit status. InputError for the gateway."""
+    wish = Wish(limit=(name,), purge=purge).checked(plan)
+    if name == plan.gateway.host:
+        raise InputError(f"{name} is the gateway: name another host in gateway.host and deploy, then remove {name}")
+    run_pyinfra(plan, site_file, console, wish, script="remove.py", dry=False)
+    console.print(
+        f"Now take {name} out of {site_file} and deploy: the gateway forgets it then",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return EXIT_OK
+
+
+def last_homes(plan: Plan, name: str) -> list[str]:
+    """Models that only this host has."""
+    elsewhere = {model.name for i in plan.instances if i.host != name for model in i.models}
+    here = dict.fromkeys(model.name for i in plan.instances if i.host == name for model in i.models)
+    return [model for model in here if model not in elsewhere]
 
 
 def wait_for_models(plan: Plan, console: Console, wish: Wish, settle_s: float) -> int:

@@ -459,3 +459,16 @@ def _model_name(manifest: str) -> str:
     if place != "registry.ollama.ai":
         return f"{place}/{namespace}/{named}".lower()
     return named if namespace == "library" else f"{namespace}/{named}".lower()
+
+
+class Paths(FactBase[list[str]]):
+    """Paths that exist among those which the shell patterns match."""
+
+    default = list
+
+    def command(self, patterns: Sequence[str]) -> StringCommand:
+        script = f'for path in {" ".join(patterns)}; do [ -e "$path" ] && echo "$path"; done; true'
+        return StringCommand("sh", "-c", QuoteString(script))
+
+    def process(self, output: list[str]) -> list[str]:
+        return [line for line in output if line.startswith("/")]

@@ -8,7 +8,7 @@ from pyinfra import host
 from pyinfra.api import FunctionCommand, QuoteString, StringCommand, operation
 from pyinfra.facts.files import File
 
-from flexi.facts import AptSourceFiles, UnitNames
+from flexi.facts import AptSourceFiles, Paths, UnitNames
 from flexi.operations.draining import Interruption, drain
 
 
@@ -43,3 +43,15 @@ def sources_retired(keep: Sequence[str]) -> Generator[StringCommand, None, None]
         host.noop("nothing is left over")
         return
     yield StringCommand("rm", "-f", *(QuoteString(path) for path in unwanted))
+
+
+@operation()
+def forgotten(patterns: Sequence[str]) -> Generator[StringCommand, None, None]:
+    """Remove the files and directories that the shell `patterns` (our own constants) match, whole."""
+    there = host.get_fact(Paths, patterns=patterns)
+    if not there:
+        host.noop("nothing is there")
+        return
+    yield StringCommand("rm", "-rf", *(QuoteString(path) for path in there))
+    if any(path.startswith("/etc/systemd/") for path in there):
+        yield StringCommand("systemctl", "daemon-reload")

@@ -1,0 +1,58 @@
+"""A host leaves the site: drained, stopped, and handed back as an ordinary server with its driver."""
+
+from pyinfra import host
+from pyinfra.api import deploy
+
+from flexi.operations.packages import unheld_but
+from flexi.operations.retiring import forgotten, retired
+from flexi.plan.model import HostPlan
+
+SERVICES = ("flexi-agent.service", "flexi-share.socket", "flexi-catalogue.service")
+FIREWALL = "flexi-firewall.service"
+FILES = (
+    "/etc/systemd/system/ollama@.service",
+    "/etc/systemd/system/flexi-agent.service",
+    "/etc/systemd/system/flexi-catalogue.service",
+    "/etc/systemd/system/flexi-firewall.service",
+    "/etc/systemd/system/flexi-share*",
+    "/etc/systemd/system/nvidia-persistenced.service.d/flexi.conf",
+    "/etc/systemd/timesyncd.conf.d/flexi.conf",
+    "/etc/apt/preferences.d/flexi-*",
+    "/etc/apt/sources.list.d/flexi-*",
+    "/etc/apt/flexi-sources.d",
+    "/etc/apt/apt.conf.d/5?flexi-*",
+    "/etc/apt/keyrings/flexi-*",
+    "/etc/needrestart/conf.d/flexi.conf",
+    "/etc/modprobe.d/flexi-*",
+    "/etc/modules-load.d/flexi-*",
+    "/etc/sysctl.d/60-flexi.conf",
+    "/etc/flexi",
+    "/etc/ollama",
+    "/opt/flexi",
+    "/opt/ollama",
+    "/var/lib/flexi",
+)
+STORES = "/var/lib/ollama"
+
+
+@deploy("Removal")
+def stop(plan: HostPlan) -> None:
+    """What interrupts service: the instances, once the gateway sends nothing more."""
+    retired(
+        name="Stop the instances, drained before",
+        pattern="ollama@*.service",
+        keep=(),
+        drain_timeout_s=plan.maintenance.drain_timeout_s,
+    )
+    for unit in host.loop(SERVICES):
+        retired(name=f"Stop {unit}", pattern=unit, keep=())
+
+
+@deploy("Removal")
+def forget(purge: bool) -> None:
+    """What is left of flexi; with `purge` the models as well. The driver and other packages stay, no longer on hold."""
+    unheld_but(name="Let go of all packages", packages=())
+    retired(name="Take the firewall down", pattern=FIREWALL, keep=())
+    forgotten(name="Remove flexi's files", patterns=FILES)
+    if purge:
+        forgotten(name="Remove the models", patterns=(STORES,))
