@@ -22,6 +22,8 @@ from flexi.plan.model import Plan
 from flexi.site import load_site
 
 UP_TIMEOUT_S = 1200
+Change = tuple[str, str]
+"""A host and the name of an operation that changed it."""
 
 
 @dataclass
@@ -101,10 +103,39 @@ class Site:
     def ssh(self, host: str, command: str, timeout_s: float = 60, stdin: str = "") -> Done:
         return run(["ssh", "-F", str(self.lab.ssh_config), host, command], timeout_s, stdin)
 
-    def pyinfra(self, *options: str, site_file: Path | None = None) -> Done:
+    def pyinfra(self, *options: str, site_file: Path | None = None, script: str = "deploy.py") -> Done:
         inventory = (site_file or self.file).with_suffix(".py")
         pyinfra = str(Path(sys.executable).with_name("pyinfra"))
-        return run([pyinfra, *options, str(inventory), "deploy.py"], 900)
+        return run([pyinfra, *options, str(inventory), script], 900)
+
+    def as_foretold(self, *options: str, site_file: Path | None = None, script: str = "deploy.py") -> set[Change]:
+        """Run `--dry`, then for real; fails unless exactly what the one foretold is what the other changed."""
+        dry = self.pyinfra("--dry", "--json", *options, site_file=site_file, script=script)
+        assert dry.status == 0, dry.text[-3000:]
+        done = self.pyinfra("-y", "--json", *options, site_file=site_file, script=script)
+        assert done.status == 0, done.text[-6000:]
+        plan = json.loads(dry.stdout)["plan"]
+        results = json.loads(done.stdout)["results"]["operations"]
+        foretold = {(host, step["name"]) for step in plan for host in step["hosts_with_change"]}
+        foretold |= {(host, step["name"]) for step in plan for host in step["hosts_with_conditional_change"]}
+        changed = {(host, step["name"]) for step in results for host in step["success"]}
+        assert changed == foretold, f"only foretold: {foretold - changed}; only done: {changed - foretold}"
+        return changed
+
+    def back_to(self, site_file: Path | None = None) -> None:
+        """Deploy and verify; how a test leaves the lab."""
+        path = site_file or self.file
+        done = flexi("deploy", str(path), "--allow-reboot", timeout_s=900)
+        assert done.status == 0, done.text[-3000:]
+        assert failures_of(path) == []
+
+    def doctor(self, site_file: Path | None = None) -> list[dict[str, Any]]:
+        """What `flexi doctor` finds."""
+        done = flexi("doctor", str(site_file or self.file), "--json")
+        report: dict[str, Any] = json.loads(done.stdout)
+        findings: list[dict[str, Any]] = report["findings"]
+        assert done.status == (1 if findings else 0)
+        return findings
 
     def curl(self, path: str, body: object | None = None, *options: str, timeout_s: float = 60) -> tuple[int, str]:
         """Status and body of a request with the lab consumer's key; status 0 and curl's words without an answer."""
@@ -144,6 +175,14 @@ def parse_env(text: str) -> dict[str, str]:
         for word in shlex.split(line.removeprefix("export "))
     )
     return dict(pairs)
+
+
+def failures_of(site_file: Path) -> list[str]:
+    """What `flexi verify` finds wrong."""
+    done = flexi("verify", str(site_file), "--json")
+    assert done.stdout, done.stderr
+    checks = json.loads(done.stdout)["checks"]
+    return [f"{c['host']}: {c['check']}: {c['reason']}" for c in checks if c["outcome"] == "failed"]
 
 
 def changed(site: Site, old: str, new: str, name: str) -> Path:

@@ -1,0 +1,135 @@
+"""Changes under load: servers are emptied one by one, and nobody who asks for a model of both loses an answer."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+from lab_site import Site, another, failures_of, flexi
+from load import Load
+from sites import pair
+
+MODEL = "phi3:3.8b"
+SERVERS = ("server-a", "server-b")
+ROLLBACK_S = 30
+
+
+@pytest.fixture(scope="module")
+def both(site: Site) -> Iterator[Site]:
+    """Both servers with the same models; the lab's own site again afterwards."""
+    before = another(site, pair(), "pair")
+    done = flexi("deploy", str(before), timeout_s=900)
+    assert done.status == 0, done.text[-3000:]
+    yield site
+    site.back_to()
+
+
+def load(site: Site) -> Load:
+    return Load(site.url, site.key, MODEL)
+
+
+def report(what: str, clients: Load) -> None:
+    with_s = f"the longest took {clients.longest_s:.1f} s"
+    print(f"\n{what}: {clients.answered} answers under load, lost: {clients.lost or 'none'}; {with_s}")
+
+
+def running(site: Site, host: str) -> str:
+    return site.ssh(host, "head -n1 /proc/driver/nvidia/version; readlink /opt/ollama/current").stdout
+
+
+def test_a_reboot_that_nobody_allowed_touches_nothing(both: Site) -> None:
+    newer = another(both, pair(branch="580-server"), "pair-newer")
+    before = [both.ssh(host, "cat /proc/sys/kernel/random/boot_id; dpkg -l | sha256sum").stdout for host in SERVERS]
+    done = flexi("deploy", str(newer), "--no-wait")
+    assert done.status == 1
+    assert "needs a reboot" in done.text
+    assert "--allow-reboot" in done.text
+    after = [both.ssh(host, "cat /proc/sys/kernel/random/boot_id; dpkg -l | sha256sum").stdout for host in SERVERS]
+    assert after == before
+
+
+def test_a_rolling_reboot_loses_no_request(both: Site) -> None:
+    """Another driver branch on both servers: packages, a reboot, all models again, one server at a time."""
+    newer = another(both, pair(branch="580-server"), "pair-newer")
+    with load(both) as clients:
+        changes = both.as_foretold("--data", "allow_reboot=yes", site_file=newer)
+    report("rolling reboot", clients)
+    reboots = {host for host, name in changes if "Reboot" in name}
+    assert reboots == set(SERVERS)
+    assert clients.lost == {}
+    assert clients.answered > 50
+    assert all("580." in running(both, host) for host in SERVERS)
+    assert failures_of(newer) == []
+
+
+def test_a_rolling_upgrade_of_ollama_loses_no_request(both: Site) -> None:
+    newest = another(both, pair(branch="580-server", version="0.32.15"), "pair-newest")
+    with load(both) as clients:
+        changes = both.as_foretold(site_file=newest)
+    report("rolling Ollama upgrade", clients)
+    assert {host for host, name in changes if "Restart ollama@" in name} == set(SERVERS)
+    assert clients.lost == {}
+    assert clients.answered > 50
+    assert all("0.32.15" in running(both, host) for host in SERVERS)
+    assert failures_of(newest) == []
+
+
+def test_a_rollback_takes_seconds_and_no_download(both: Site) -> None:
+    """With the archive's server out of reach; the stores and their files are the same afterwards."""
+    newest = another(both, pair(branch="580-server", version="0.32.15"), "pair-newest")
+    reject = "ip daddr 10.87.0.2 tcp dport { 80, 5000 } reject"
+    away = f"table inet away {{\n chain output {{\n type filter hook output priority 0;\n {reject}\n }}\n}}\n"
+    listing = "sudo find /var/lib/ollama -path '*/models/*' -type f -printf '%p %i %s\\n' | sort"
+    before = [both.ssh(host, listing).stdout for host in SERVERS]
+    for host in SERVERS:
+        assert both.ssh(host, "sudo nft -f /dev/stdin", stdin=away).status == 0
+    try:
+        with load(both) as clients:
+            start = time.monotonic()
+            done = flexi("rollback", str(newest))
+            seconds = time.monotonic() - start
+    finally:
+        for host in SERVERS:
+            both.ssh(host, "sudo nft delete table inet away")
+    report(f"rollback in {seconds:.1f} s", clients)
+    assert done.status == 0, done.text[-3000:]
+    assert "ollama.version 0.32.15" in done.stdout
+    assert seconds < ROLLBACK_S
+    assert clients.lost == {}
+    assert all("0.24.0" in running(both, host) for host in SERVERS)
+    assert [both.ssh(host, listing).stdout for host in SERVERS] == before
+
+
+def test_a_rollback_of_one_host_and_forth(both: Site) -> None:
+    """A second rollback goes forth again: the two releases change places."""
+    newest = another(both, pair(branch="580-server", version="0.32.15"), "pair-newest")
+    done = flexi("rollback", str(newest), "--host", "server-b")
+    assert done.status == 0, done.text[-3000:]
+    assert "0.32.15" in running(both, "server-b")
+    assert "0.24.0" in running(both, "server-a")
+    assert flexi("rollback", str(newest), "--host", "gateway").status == 2
+
+
+def test_the_next_host_waits_for_one_that_does_not_come_back(both: Site) -> None:
+    """server-a loses a card in its reboot: it stays drained, server-b is not touched, and everybody is served."""
+    older = another(both, pair(branch="535-server"), "pair-older")
+    boot = both.ssh("server-b", "cat /proc/sys/kernel/random/boot_id").stdout
+    fault = ("lab", "fault", "--name", both.lab.name, "server-a")
+    assert flexi(*fault, "lost", "--gpu", "7").status == 0
+    try:
+        with load(both) as clients:
+            done = both.pyinfra("-y", "--json", "--data", "allow_reboot=yes", site_file=older)
+        report("a server that does not come back", clients)
+        assert done.status == 1
+        assert "server-a did not come back right" in done.text
+        assert sorted(json.loads(done.stdout)["results"]["failed_hosts"]) == list(SERVERS)
+        assert both.ssh("server-b", "cat /proc/sys/kernel/random/boot_id").stdout == boot
+        assert "flexi:" in both.ssh("server-a", "cat /etc/flexi/drain.d/a").stdout
+        assert clients.lost == {}
+    finally:
+        flexi(*fault, "clear")
+        flexi("lab", "reboot", "--name", both.lab.name, "server-a")
+    both.back_to(older)
+    assert both.ssh("server-a", "ls /etc/flexi/drain.d").stdout == ""
