@@ -21,9 +21,9 @@ def change() -> None:
 
 
 mine = turn.number(site, plan.name)
-bundle.install(plan, _sudo=True)
 if plan.driver:
     driver.permit(plan, _sudo=True)
+bundle.install(plan, _sudo=True)
 base.install(plan, _sudo=True)
 firewall.install(plan, _sudo=True)
 if plan.driver:

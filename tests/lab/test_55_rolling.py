@@ -60,7 +60,11 @@ def test_a_rolling_reboot_loses_no_request(both: Site) -> None:
     assert reboots == set(SERVERS)
     assert clients.lost == {}
     assert clients.answered > 50
-    assert all("580." in running(both, host) for host in SERVERS)
+    for host in SERVERS:
+        assert "580." in running(both, host)
+        held = both.ssh(host, "apt-mark showhold").stdout.split()
+        assert "nvidia-utils-580-server" in held
+        assert not any("-535-" in name for name in held)
     assert failures_of(newer) == []
 
 

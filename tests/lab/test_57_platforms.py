@@ -1,0 +1,131 @@
+"""The life of a GPU host on Debian 12 and on Ubuntu 24.04, under those distributions' own package names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from lab_site import Site, another, failures_of, flexi
+from load import Load
+from sites import others
+
+SERVERS = ("server-c", "server-d")
+NIGHT = (
+    "sudo apt-get -qq update && sudo unattended-upgrade -v; sudo DEBIAN_FRONTEND=noninteractive apt-get -y -q upgrade"
+)
+STATE = (
+    "dpkg -l; apt-mark showhold; head -n1 /proc/driver/nvidia/version; nvidia-smi -L; cat /proc/sys/kernel/osrelease"
+)
+PERMITTED = ("--data", "allow_reboot=yes")
+
+
+@pytest.fixture(scope="module")
+def hosts(site: Site) -> Iterator[Site]:
+    """Both machines, bare, beside the lab's own."""
+    site.lab.up(more=SERVERS)
+    yield site
+    site.lab.archive("today")
+    site.back_to()
+
+
+@pytest.fixture
+def day(hosts: Site) -> Iterator[Site]:
+    yield hosts
+    hosts.lab.archive("today")
+
+
+def path_of(site: Site, name: str = "others", **changed: object) -> Path:
+    return another(site, others(**changed), name)  # type: ignore[arg-type]
+
+
+def deployed(path: Path, *more: str) -> None:
+    done = flexi("deploy", str(path), *more, timeout_s=900)
+    assert done.status == 0, done.text[-4000:]
+    assert failures_of(path) == []
+
+
+def test_a_bare_host_and_the_same_again(day: Site) -> None:
+    path = path_of(day)
+    refused = flexi("deploy", str(path), "--no-wait", timeout_s=600)
+    assert refused.status == 1
+    assert "needs a reboot" in refused.text
+    deployed(path, "--allow-reboot")
+    assert day.as_foretold(site_file=path) == set()
+    assert day.doctor(path) == []
+    held = day.ssh("server-c", "apt-mark showhold").stdout.split()
+    assert {"nvidia-kernel-dkms", "libcuda1", "linux-image-amd64"} <= set(held)
+    assert "linux-modules-nvidia-535-server-generic" in day.ssh("server-d", "apt-mark showhold").stdout
+
+
+@pytest.mark.parametrize("archive", ["transitional", "kernel", "driver"])
+def test_no_night_changes_what_runs(day: Site, archive: str) -> None:
+    """Ubuntu ends the branch, a kernel comes, Debian has a newer build: all of it waits for the admin."""
+    day.lab.archive(archive)
+    for host in SERVERS:
+        before = day.ssh(host, STATE).stdout
+        night = day.ssh(host, NIGHT, timeout_s=300)
+        assert night.status == 0, night.text[-3000:]
+        assert day.ssh(host, STATE).stdout == before
+    assert day.doctor(path_of(day)) == []
+
+
+def test_a_new_kernel_comes_with_its_modules_on_request(day: Site) -> None:
+    path = path_of(day)
+    day.lab.archive("kernel")
+    for host in SERVERS:
+        day.ssh(host, "sudo apt-get -qq update")
+    old = {host: day.ssh(host, "cat /proc/sys/kernel/osrelease").stdout for host in SERVERS}
+    with Load(day.url, day.key, "phi3:3.8b") as clients:
+        changes = day.as_foretold("--data", "update=yes", *PERMITTED, site_file=path)
+    print(f"\nkernel update: {clients.answered} answers under load, lost: {clients.lost or 'none'}")
+    assert clients.lost == {}
+    assert {host for host, name in changes if "Reboot" in name} == set(SERVERS)
+    assert all(day.ssh(host, "cat /proc/sys/kernel/osrelease").stdout != old[host] for host in SERVERS)
+    assert failures_of(path) == []
+    assert day.doctor(path) == []
+
+
+def test_a_newer_build_of_the_branch_comes_on_request(day: Site) -> None:
+    """Debian's security build of 535; Ubuntu's 535 has none after its last one."""
+    path = path_of(day)
+    day.lab.archive("driver")
+    for host in SERVERS:
+        day.ssh(host, "sudo apt-get -qq update")
+    old = day.ssh("server-c", "head -n1 /proc/driver/nvidia/version").stdout
+    changes = day.as_foretold("--data", "update=yes", *PERMITTED, site_file=path)
+    assert {host for host, _ in changes} == {"server-c"}
+    assert day.ssh("server-c", "head -n1 /proc/driver/nvidia/version").stdout != old
+    assert failures_of(path) == []
+
+
+def test_ollama_up_and_back(day: Site) -> None:
+    older = path_of(day, "others-older", version="0.23.4")
+    deployed(older)
+    done = flexi("rollback", str(older))
+    assert done.status == 0, done.text[-3000:]
+    assert all(day.ssh(host, "readlink /opt/ollama/current").stdout == "0.24.0\n" for host in SERVERS)
+    assert failures_of(path_of(day)) == []
+
+
+def test_debian_refuses_a_branch_that_it_does_not_ship(day: Site) -> None:
+    newer = path_of(day, "others-newer", branch="580-server")
+    done = flexi("check", str(newer))
+    assert done.status == 2
+    assert "debian-12" in done.stderr
+
+
+def test_ubuntu_24_to_580_with_a_new_ollama_and_back(day: Site) -> None:
+    newer = path_of(day, "others-newer", branch="580-server", version="0.32.15", hosts=("server-d",))
+    changes = day.as_foretold(*PERMITTED, site_file=newer)
+    assert any("Reboot" in name for _, name in changes)
+    assert failures_of(newer) == []
+    assert day.doctor(newer) == []
+    deployed(path_of(day), "--allow-reboot")
+
+
+def test_they_leave(day: Site) -> None:
+    for host in SERVERS:
+        done = flexi("remove", str(path_of(day)), host, "--yes", timeout_s=600)
+        assert done.status == 0, done.text[-3000:]
+        assert day.ssh(host, "apt-mark showhold; ls -d /etc/flexi /opt/ollama 2>/dev/null").stdout == ""
