@@ -85,6 +85,7 @@ def install(plan: HostPlan) -> list[OperationMeta]:
         name="Hold the driver and the kernel that it is built for",
         packages=driver.holds,
         coming=driver.packages,
+        after=interruptions[1:],
     )
     applied(
         name="Leave nouveau out of the initramfs",

@@ -60,6 +60,7 @@ def test_a_host_of_ours_sleeps_well(night: Site) -> None:
     as_root(night, "server-a", NIGHT)
     assert as_root(night, "server-a", DRIVER) == before
     assert works(night, "server-a")
+    assert night.doctor() == []
 
 
 def test_a_host_without_our_pins_loses_its_driver_and_gets_it_back(night: Site) -> None:

@@ -7,12 +7,14 @@ from collections.abc import Generator, Mapping, Sequence
 
 from pyinfra import host
 from pyinfra.api import FunctionCommand, QuoteString, StringCommand, operation
+from pyinfra.api.operation import OperationMeta
 from pyinfra.facts.deb import DebPackages
 from pyinfra.facts.files import File
 from pyinfra.operations import apt
 
 from flexi.facts import HOLDS, HeldPackages, KeyFingerprints, NvidiaDriver, Upgrades
 from flexi.operations.draining import Interruption, drain
+from flexi.operations.foresight import announced
 from flexi.operations.refusal import refuse
 
 Commands = Generator[StringCommand | FunctionCommand, None, None]
@@ -93,16 +95,18 @@ def unheld_but(packages: Sequence[str]) -> Generator[StringCommand, None, None]:
 
 
 @operation()
-def held(packages: Sequence[str], coming: Sequence[str] = ()) -> Generator[StringCommand, None, None]:
+def held(
+    packages: Sequence[str], coming: Sequence[str] = (), after: Sequence[OperationMeta] = ()
+) -> Generator[StringCommand, None, None]:
     """Hold those of `packages` that are installed: an upgrade of them is then a decision, not a night's accident.
 
-    `coming` are those that operations before install, for a dry run's sake.
+    For a dry run's sake: `coming` are those that operations before install, `after` are operations that lift holds.
     """
     present = host.get_fact(DebPackages) or {}
     holds = host.get_fact(HeldPackages)
     wanted = [name for name in packages if name in present]
     foretold = [] if host.state.is_executing else [name for name in coming if name in packages and name not in present]
-    if set(wanted) <= holds.ours and not foretold:
+    if set(wanted) <= holds.ours and not foretold and not announced(after):
         host.noop("all of them are on hold")
         return
     names = " ".join(wanted)
