@@ -466,7 +466,9 @@ def pair(tmp_path: Path, env_file: Path) -> Iterator[Any]:
             ollamas[group].stored[name] = "2026-02-01T00:00:00Z"
             return True
 
-        def start(group: str, download_breaks: bool = False) -> Rig:
+        def start(group: str, download_breaks: bool = False, away: bool = False) -> Rig:
+            if away:
+                ollamas[group].kill()
             if download_breaks:
                 ollamas[group].pull_errors.append("")
                 ollamas[group].pull_may_go_on.clear()
@@ -491,8 +493,7 @@ def test_the_first_group_downloads_and_the_others_wait_and_link(pair: Any) -> No
 
 
 def test_a_first_group_that_is_away_holds_up_nobody(pair: Any) -> None:
-    first = pair.start("a")
-    first.ollama.kill()
+    first = pair.start("a", away=True)
     first.until_model(Phase.STARTING, reason="not running")
     second = pair.start("b")
     second.until_model(Phase.READY)

@@ -12,7 +12,7 @@ from pyinfra.operations import files
 from flexi.bundle.release import digest as published_digest
 from flexi.bundle.release import local_archive
 from flexi.errors import FlexiError
-from flexi.facts import STAMPS, Gpu, InstanceGpus, NvidiaDriver, NvidiaGpus, OllamaReleases
+from flexi.facts import Gpu, InstanceGpus, NvidiaDriver, NvidiaGpus, OllamaReleases
 from flexi.operations.bundle import bring
 from flexi.operations.refusal import refuse
 from flexi.plan.model import InstancePlan, OllamaPlan
@@ -128,13 +128,7 @@ def current_release(version: str) -> Generator[StringCommand, None, None]:
         return
     if current is not None:
         yield from _link("previous", current)
-    yield from _switch(version)
-
-
-def _switch(version: str) -> Generator[StringCommand, None, None]:
-    """The instances' stamps go too: whoever had switched by hand may have started one with what is left now."""
     yield from _link("current", version)
-    yield StringCommand("sh", "-c", QuoteString(f"rm -f {STAMPS}/ollama@*"))
 
 
 def _link(name: str, version: str) -> Generator[StringCommand, None, None]:
@@ -160,7 +154,7 @@ def previous_release(major: int) -> Commands:
         return
     if releases.current is not None:
         yield from _link("previous", releases.current)
-    yield from _switch(previous)
+    yield from _link("current", previous)
 
 
 @operation()
