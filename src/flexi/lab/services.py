@@ -52,7 +52,7 @@ def serve_files(address: str, port: int, root: Path) -> http.server.ThreadingHTT
     """Start serving `root` in a thread; port 0 takes a free one."""
     handler = functools.partial(FileServer, directory=str(root))
     server = _Server((address, port), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     return server
 
 
