@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from . import maintenance, platforms, ports
+from .consumers import HEALTH_CLASS, consumer_class
 from .environment import instance_environment
 from .fit import Fit, Load
 from .model import (
@@ -50,7 +51,7 @@ each open stream."""
 MAX_CONNECTIONS = 1000
 """Bounds the gateway's memory: with the buffers above, 2 GB when all of them have a stream open."""
 
-_OPEN_PATHS = {"tags": "/api/tags", "version": "/api/version", "ps": "/api/ps", "models": "/v1/models"}
+_OPEN_PATHS = {"tags": "/api/tags", "version": "/api/version", "show": "/api/show"}
 
 
 def build_plan(site: Site) -> Plan:
@@ -381,8 +382,10 @@ def _gateway(site: Site) -> GatewayPlan:
         timeout_s=gateway.timeout,
         queue_timeout_s=gateway.queue_timeout,
         anonymous_paths=tuple(_OPEN_PATHS[name] for name in dict.fromkeys(gateway.anonymous)),
+        cors=tuple(dict.fromkeys(gateway.cors)),
         backends=_backends(site),
         consumers=site.consumers,
+        classes=(*(consumer_class(name, rules) for name, rules in site.classes.items()), HEALTH_CLASS),
     )
 
 

@@ -13,6 +13,26 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 PlatformName = Literal["ubuntu-22.04", "ubuntu-24.04", "debian-12"]
+Priority = Literal["interactive", "batch"]
+DEFAULT_CLASS = "default"
+"""The class of keys that name no other."""
+ANONYMOUS_CLASS = "anonymous"
+"""The class of requests without a key, on paths that need none."""
+HEALTH_CONSUMER = "flexi-health"
+"""Whose key the gateway makes for its own health checks. Its class has the same name and no bounds."""
+GUARDED_OPTIONS = (
+    "keep_alive",
+    "num_ctx",
+    "num_batch",
+    "num_gpu",
+    "main_gpu",
+    "use_mmap",
+    "num_thread",
+    "draft_num_predict",
+    "shift",
+)
+"""What in a request loads a model anew or unloads it, for everyone (Ollama 0.24.0, server/sched.go needsReload; and
+keep_alive, which sets how long the model stays)."""
 RoleName = Literal["base", "firewall", "driver", "cuda", "ollama", "agent", "gateway"]
 
 
@@ -307,10 +327,47 @@ class BackendServer(_Frozen):
     """What the instance runs at once for one model (OLLAMA_NUM_PARALLEL); the rest queues."""
 
 
+class PreviousKey(_Frozen):
+    """The key before the last rotation, while both are good."""
+
+    sha256: str
+    expires: int
+
+
 class ConsumerKey(_Frozen):
+    """A consumer, and what tells its requests."""
+
     name: str
     sha256: str
     """Hex digest of the key; the key itself is random and is never stored."""
+    class_name: str = DEFAULT_CLASS
+    expires: int | None = None
+    """Second since 1970 from which the key is none any more; None where it does not end."""
+    previous: PreviousKey | None = None
+
+
+class ClassPlan(_Frozen):
+    """What each consumer of a class may do."""
+
+    name: str
+    models: tuple[str, ...] | None
+    """As the site file spells them; None means all."""
+    at_once: int
+    per_minute: int | None
+    """Requests in a minute of the clock (UTC), `per_hour` and `per_day` likewise; None means no bound."""
+    per_hour: int | None
+    per_day: int | None
+    priority: Priority
+    networks: tuple[str, ...]
+    """Empty means everywhere."""
+    options: Literal["any", "fixed"] | tuple[str, ...]
+    """Which of `GUARDED_OPTIONS` a request may set."""
+
+    @property
+    def base(self) -> int:
+        """Where its requests stand in a queue before their number at once is added; HAProxy serves the lowest first
+        (set-priority-class takes -2047 to 2047)."""
+        return {"interactive": 0, "batch": 1000}[self.priority]
 
 
 class GatewayPlan(_Frozen):
@@ -330,9 +387,14 @@ class GatewayPlan(_Frozen):
     timeout_s: int
     queue_timeout_s: int
     anonymous_paths: tuple[str, ...]
-    """GET paths that need no key."""
+    """Paths that need no key."""
+    cors: tuple[str, ...] = ()
+    """Origins whose scripts may use the API."""
     backends: tuple[Backend, ...]
     consumers: tuple[ConsumerKey, ...]
+    classes: tuple[ClassPlan, ...] = ()
+    """Those of the site file, and those that are always there: `DEFAULT_CLASS`, `ANONYMOUS_CLASS`, and that of
+    `HEALTH_CONSUMER`."""
 
     @property
     def url(self) -> str:

@@ -20,7 +20,7 @@ SCHEMA = ROOT / "docs" / "site.schema.json"
 REFERENCE = ROOT / "docs" / "site-reference.md"
 PLATFORMS = ROOT / "docs" / "platforms.md"
 
-_PLACEHOLDERS = {"hosts": "<host>", "groups": "<group>", "models": "<model>"}
+_PLACEHOLDERS = {"hosts": "<host>", "groups": "<group>", "models": "<model>", "classes": "<class>"}
 """How the keys of a mapping are called in the reference."""
 
 

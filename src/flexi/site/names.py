@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from pydantic_core import PydanticCustomError
 
 from flexi.plan import maintenance
+from flexi.plan.model import HEALTH_CONSUMER
 
 
 def refused(reason: str, remedy: str) -> PydanticCustomError:
@@ -252,7 +253,41 @@ CONSUMER_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
 def consumer_name(value: str) -> str:
     if not CONSUMER_NAME.fullmatch(value):
         raise refused("is no name for a consumer (small letters, digits, '.', '_' and '-')", "write e.g. 'moodle-2026'")
+    if value == HEALTH_CONSUMER:
+        raise refused("is the name of flexi's own health checks", "choose another name")
     return value
+
+
+def class_name(value: str) -> str:
+    """A class of consumers; it stands in HAProxy's configuration and tables."""
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?", value, re.ASCII):
+        raise refused(
+            "is no name for a class (small letters, digits and inner hyphens, at most 32)", "write e.g. 'staff'"
+        )
+    if value == HEALTH_CONSUMER:
+        raise refused("is the class of flexi's own health checks", "choose another name")
+    return value
+
+
+def origin(value: str) -> str:
+    """A web origin as browsers send it (RFC 6454, 6.2): scheme, host, and port where it is not the scheme's own."""
+    try:
+        parts = urlsplit(value)
+        port, host = parts.port, parts.hostname or ""
+    except ValueError:
+        raise refused("is no origin", _ORIGIN) from None
+    bare = parts.scheme in ("http", "https") and value == f"{parts.scheme}://{parts.netloc}" and "@" not in value
+    if not bare or not host:
+        raise refused("is no origin", _ORIGIN)
+    public_name(host)
+    own = {"http": 80, "https": 443}[parts.scheme]
+    usual = f"{parts.scheme}://{host}" + (f":{port}" if port not in (None, own) else "")
+    if value != usual:
+        raise refused("is not as browsers write it", f"did you mean '{usual}'?")
+    return value
+
+
+_ORIGIN = "write scheme and host, and no path, e.g. 'https://moodle.example.edu'"
 
 
 def window(value: str) -> str:

@@ -16,7 +16,8 @@ from .site import Site
 def problems(site: Site) -> list[Problem]:
     """Everything that keeps `site` from being deployed."""
     found: list[Problem] = []
-    for rule in (_gateway, _addresses, _driver, _toolkits, _mirrors, _apt, _cards, _groups, _models, _ports, _firewall):
+    rules = (_gateway, _addresses, _driver, _toolkits, _mirrors, _apt, _cards, _groups, _models, _ports, _firewall)
+    for rule in (*rules, _classes):
         found.extend(rule(site))
     # Whether the models fit is only worth saying when cards and models are known and told apart.
     return found or list(_room(site))
@@ -232,6 +233,19 @@ def _models(site: Site) -> Iterator[Problem]:
                 remedy = (f"did you mean '{close}'? Otherwise " if close else "") + f"describe it under models: {model}"
                 yield Problem(path, "is no model that flexi knows the size of", remedy, shown(model))
             seen.add(model.lower())
+
+
+def _classes(site: Site) -> Iterator[Problem]:
+    """Models that consumers may use but no group has: most likely a slip, and the class would have nothing."""
+    served = list(dict.fromkeys(model for _, _, _, group in site.groups() for model in group.models))
+    lower = {model.lower() for model in served}
+    for name, rules in site.content.gateway.classes.items():
+        if rules.models == "all":
+            continue
+        for index, model in enumerate(rules.models):
+            if model.lower() not in lower:
+                path = ("gateway", "classes", name, "models", index)
+                yield Problem(path, "is no model of any group", suggestion(model, served), shown(model))
 
 
 def _ports(site: Site) -> Iterator[Problem]:

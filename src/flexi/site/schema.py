@@ -7,32 +7,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from flexi.data import ModelFacts
 from flexi.plan.model import PlatformName
 
 from . import names
+from .gateway_schema import Gateway
+from .section import FilePath, GroupName, HostName, Line, ModelName, Network, Port, Section, Url, UrlOrPath
 
-HostName = Annotated[str, AfterValidator(names.host_name)]
-GroupName = Annotated[str, AfterValidator(names.group_name)]
-ModelName = Annotated[str, AfterValidator(names.model_name)]
-Network = Annotated[str, AfterValidator(names.network)]
-Url = Annotated[str, AfterValidator(names.url)]
-UrlOrPath = Annotated[str, AfterValidator(names.url_or_path)]
-FilePath = Annotated[str, AfterValidator(names.plain_path)]
-Line = Annotated[str, AfterValidator(names.one_line)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-
-OpenPath = Literal["tags", "version", "ps", "models"]
 KvCache = Literal["f16", "q8_0", "q4_0"]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class SiteInfo(_Section):
+class SiteInfo(Section):
     """Who this is."""
 
     name: Annotated[str, AfterValidator(names.site_name)] = Field(
@@ -43,7 +30,7 @@ class SiteInfo(_Section):
     )
 
 
-class Ssh(_Section):
+class Ssh(Section):
     """How the admin's machine reaches the hosts."""
 
     user: Annotated[str, AfterValidator(names.unix_user)] = Field(
@@ -66,7 +53,7 @@ class Ssh(_Section):
     )
 
 
-class AptSource(_Section):
+class AptSource(Section):
     """An apt repository beside the hosts' own: a mirror of the distribution, or a snapshot of an earlier day."""
 
     name: Annotated[str, AfterValidator(names.label)] = Field(
@@ -114,7 +101,7 @@ class AptSource(_Section):
     )
 
 
-class Mirrors(_Section):
+class Mirrors(Section):
     """Where downloads come from; what is left out comes from its maker."""
 
     apt: tuple[AptSource, ...] = Field(
@@ -156,7 +143,7 @@ class Mirrors(_Section):
     )
 
 
-class Proxy(_Section):
+class Proxy(Section):
     """The HTTP proxy through which the hosts reach the internet; the site's hosts and other mirrors than
     those of `apt` are reached directly."""
 
@@ -178,7 +165,7 @@ class Proxy(_Section):
     )
 
 
-class Driver(_Section):
+class Driver(Section):
     """The NVIDIA driver of all GPU hosts."""
 
     branch: str = Field(
@@ -194,7 +181,7 @@ class Driver(_Section):
     )
 
 
-class Ollama(_Section):
+class Ollama(Section):
     """The Ollama release of all GPU hosts."""
 
     version: Annotated[str, AfterValidator(names.version)] = Field(
@@ -207,7 +194,7 @@ class Ollama(_Section):
     )
 
 
-class Maintenance(_Section):
+class Maintenance(Section):
     """How changes that interrupt a host are made: one host after the other, each emptied first."""
 
     reboots: tuple[Annotated[str, AfterValidator(names.window)], ...] = Field(
@@ -226,7 +213,7 @@ class Maintenance(_Section):
     )
 
 
-class Gpus(_Section):
+class Gpus(Section):
     """The cards of a host; all of one model."""
 
     model: Line = Field(description="Name as in nvidia-smi, without NVIDIA.", examples=["RTX A5000"])
@@ -272,7 +259,7 @@ GpuSelection = Annotated[
 ]
 
 
-class Group(_Section):
+class Group(Section):
     """A GPU group: the cards that one Ollama instance owns, and the models that it keeps on them."""
 
     gpus: GpuSelection = Field(
@@ -312,7 +299,7 @@ class Group(_Section):
         return len(self.gpus)
 
 
-class Allow(_Section):
+class Allow(Section):
     """A TCP port that the firewall opens beside flexi's own."""
 
     port: Port = Field(description="TCP port.", examples=[6556])
@@ -328,7 +315,7 @@ class Allow(_Section):
     )
 
 
-class Firewall(_Section):
+class Firewall(Section):
     """What the hosts' firewall lets in beside SSH, the gateway, and the gateway's way to the instances."""
 
     allow: tuple[Allow, ...] = Field(
@@ -339,7 +326,7 @@ class Firewall(_Section):
     )
 
 
-class Host(_Section):
+class Host(Section):
     """A machine. One without `gpus` can be the gateway."""
 
     address: Annotated[str, AfterValidator(names.address)] = Field(
@@ -359,39 +346,7 @@ class Host(_Section):
     firewall: Firewall = Field(default=Firewall(), description="Opened on this host, beside the site's `firewall`.")
 
 
-class Gateway(_Section):
-    """The one Ollama API in front of all instances."""
-
-    host: HostName = Field(description="Which of `hosts` it runs on; a GPU host will do.", examples=["gateway"])
-    name: Annotated[str, AfterValidator(names.gateway_name)] = Field(
-        description="Public name, as users type it.", examples=["flexi.example.edu"]
-    )
-    port: Port = Field(default=80, description="Port that users reach.", examples=[80])
-    anonymous: tuple[OpenPath, ...] = Field(
-        default=(),
-        strict=False,
-        description="Lists that need no API key: tags (/api/tags), version, ps, models (/v1/models).",
-        examples=[["tags", "version"]],
-    )
-    allow_from: tuple[Network, ...] = Field(
-        default=(),
-        strict=False,
-        description="Networks that may use the gateway; empty means everyone.",
-        examples=[["198.51.100.0/24"]],
-    )
-    timeout: int = Field(
-        default=600,
-        ge=10,
-        le=86_400,
-        description="Seconds that an answer may pause; Ollama sends nothing before the first token.",
-        examples=[600],
-    )
-    queue_timeout: int = Field(
-        default=300, ge=1, le=86_400, description="Seconds that a request may wait for its turn.", examples=[300]
-    )
-
-
-class SiteFile(_Section):
+class SiteFile(Section):
     """A site: its hosts, their GPU groups, the models on them, and the gateway in front."""
 
     site: SiteInfo

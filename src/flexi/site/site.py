@@ -14,6 +14,7 @@ from flexi.plan.model import ConsumerKey
 from flexi.plan.platforms import OLLAMA_NEEDS_550, version_tuple
 
 from .document import Mark
+from .gateway_schema import BUILT_IN_CLASSES, ConsumerClass
 from .schema import Group, Host, SiteFile
 
 
@@ -32,6 +33,11 @@ class Site:
     gpu_memory_mib: Mapping[str, int] = field(default_factory=lambda: GPU_MEMORY_MIB)
     lines: Mapping[tuple[str | int, ...], Mark] = field(default_factory=lambda: MappingProxyType({}))
     """Where each key of the file stands."""
+
+    @property
+    def classes(self) -> Mapping[str, ConsumerClass]:
+        """Classes of consumers: the two that are always there, changed and followed by those of the file."""
+        return {**BUILT_IN_CLASSES, **self.content.gateway.classes}
 
     @property
     def gateway(self) -> Host:

@@ -1,0 +1,140 @@
+"""`gateway:` in a site file: the one API, and who may use how much of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+
+from flexi.plan.model import ANONYMOUS_CLASS, DEFAULT_CLASS, GUARDED_OPTIONS, Priority
+
+from . import names
+from .findings import suggestion
+from .section import HostName, Network, Port, Section
+
+OpenPath = Literal["tags", "version", "show"]
+ClassName = Annotated[str, AfterValidator(names.class_name)]
+Origin = Annotated[str, AfterValidator(names.origin)]
+Limit = Annotated[int, Field(ge=1, le=1_000_000_000)]
+
+
+def _models(value: Any) -> Any:
+    """`all`, or names: one message instead of one for each of the two."""
+    if value == "all":
+        return value
+    if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
+        raise names.refused("is no selection of models", "write all, or a list like ['llama3:8b']")
+    return tuple(names.model_name(item) for item in value)
+
+
+def _options(value: Any) -> Any:
+    """`any`, `fixed`, or names of options."""
+    if value in ("any", "fixed"):
+        return value
+    if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
+        raise names.refused("is no choice of options", "write any, fixed, or a list like [num_ctx]")
+    for item in value:
+        if item not in GUARDED_OPTIONS:
+            raise names.refused(f"names {item!r}, which is no guarded option", suggestion(item, GUARDED_OPTIONS))
+    return tuple(value)
+
+
+ModelSelection = Annotated[
+    Any,
+    BeforeValidator(_models),
+    WithJsonSchema({"anyOf": [{"const": "all"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
+]
+OptionSelection = Annotated[
+    Any,
+    BeforeValidator(_options),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": ["any", "fixed"]},
+                {"type": "array", "items": {"enum": list(GUARDED_OPTIONS)}, "minItems": 1},
+            ]
+        }
+    ),
+]
+
+
+class ConsumerClass(Section):
+    """What the consumers of a class may do; each of them by itself."""
+
+    models: ModelSelection = Field(
+        default="all", description="`all`, or the models that they may use.", examples=[["llama3:8b"]]
+    )
+    at_once: int = Field(
+        default=8, ge=1, le=1000, description="Requests at the same time, those that wait included.", examples=[8]
+    )
+    per_minute: Limit | None = Field(default=None, description="Requests in a minute of the clock.", examples=[60])
+    per_hour: Limit | None = Field(default=None, description="Requests in an hour of the clock.", examples=[1000])
+    per_day: Limit | None = Field(default=None, description="Requests in a day, from midnight UTC.", examples=[5000])
+    priority: Priority = Field(
+        default="interactive",
+        description="Where instances are busy, `interactive` requests go before those of `batch`.",
+        examples=["batch"],
+    )
+    networks: tuple[Network, ...] = Field(
+        default=(),
+        strict=False,
+        description="Networks that their keys may be used from; empty means everywhere.",
+        examples=[["198.51.100.0/24"]],
+    )
+    options: OptionSelection = Field(
+        default="fixed",
+        description="Settings that would load a model anew for everyone, or unload it: `any` may be sent, or those of "
+        "a list, or none (`fixed`).",
+        examples=[["num_ctx"]],
+    )
+
+
+BUILT_IN_CLASSES: Mapping[str, ConsumerClass] = MappingProxyType(
+    {DEFAULT_CLASS: ConsumerClass(), ANONYMOUS_CLASS: ConsumerClass(at_once=4, per_minute=60)}
+)
+
+
+class Gateway(Section):
+    """The one Ollama API in front of all instances."""
+
+    host: HostName = Field(description="Which of `hosts` it runs on; a GPU host will do.", examples=["gateway"])
+    name: Annotated[str, AfterValidator(names.gateway_name)] = Field(
+        description="Public name, as users type it.", examples=["flexi.example.edu"]
+    )
+    port: Port = Field(default=80, description="Port that users reach.", examples=[80])
+    anonymous: tuple[OpenPath, ...] = Field(
+        default=(),
+        strict=False,
+        description="What needs no API key: tags (GET /api/tags), version (GET /api/version), show (POST /api/show).",
+        examples=[["tags", "version"]],
+    )
+    allow_from: tuple[Network, ...] = Field(
+        default=(),
+        strict=False,
+        description="Networks that may use the gateway; empty means everyone.",
+        examples=[["198.51.100.0/24"]],
+    )
+    timeout: int = Field(
+        default=600,
+        ge=10,
+        le=86_400,
+        description="Seconds that an answer may pause; Ollama sends nothing before the first token.",
+        examples=[600],
+    )
+    queue_timeout: int = Field(
+        default=300, ge=1, le=86_400, description="Seconds that a request may wait for its turn.", examples=[300]
+    )
+    classes: dict[ClassName, ConsumerClass] = Field(
+        default={},
+        description="What consumers of a class may do, each by itself. `default` is the class of keys that name no "
+        "other, `anonymous` that of requests without a key (each address by itself): both are there in any case, and "
+        "may be set here. Others are named by `flexi keys add --class`.",
+    )
+    cors: tuple[Origin, ...] = Field(
+        default=(),
+        strict=False,
+        description="Origins of pages whose scripts may use the API; empty means none.",
+        examples=[["https://moodle.example.edu"]],
+    )
