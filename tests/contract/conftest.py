@@ -7,7 +7,8 @@ Against a real server:
         .venv/bin/pytest tests/contract
 
 FLEXI_OLLAMA_MODEL must be a model that writes and has no tool or thinking ability where a test says so; both models
-must be there already. Tests that pull need the server to reach this machine's loopback.
+must be there already. FLEXI_OLLAMA_TOOL_MODEL names one that calls tools; without it the tests of tools are skipped.
+Tests that pull need the server to reach this machine's loopback.
 """
 
 from __future__ import annotations
@@ -82,6 +83,14 @@ def model() -> str:
 def embedding_model() -> str:
     """A model that only embeds."""
     return os.environ.get("FLEXI_OLLAMA_EMBEDDING_MODEL", "nomic-embed-text")
+
+
+@pytest.fixture(scope="session")
+def tool_model() -> str:
+    """A model that calls tools."""
+    if REAL_URL and "FLEXI_OLLAMA_TOOL_MODEL" not in os.environ:
+        pytest.skip("FLEXI_OLLAMA_TOOL_MODEL names no model that calls tools")
+    return os.environ.get("FLEXI_OLLAMA_TOOL_MODEL", TOOL_MODEL)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from .binding import Struct, anything, boolean, integer, list_of, mapping, numbe
 from .goformat import SECOND, go_json, parse_rfc3339
 from .names import parse_name
 
-_JSON = "application/json"
+JSON_TYPE = "application/json"
 _FINGERPRINT = "fp_ollama"
 _IMAGE_TYPES = ("jpeg", "jpg", "png", "webp")
 
@@ -64,26 +64,21 @@ _COMPLETION = Struct("CompletionRequest", {**_SAMPLING, "model": string, "prompt
 _EMBED = Struct("EmbedRequest", {"model": string, "input": anything, "dimensions": integer, "encoding_format": string})
 
 
-def error_body(status: int, message: str) -> Json:
-    kind = {400: "invalid_request_error", 404: "not_found_error"}.get(status, "api_error")
-    return {"error": {"message": message, "type": kind, "param": None, "code": None}}
-
-
 class OpenAi:
     def __init__(self, api: Api) -> None:
         self._api = api
 
     def models(self, caller: Caller) -> Answer:
-        listed = _reply(self._api.tags(caller))["models"]
+        listed = reply_of(self._api.tags(caller))["models"]
         data = [_model(entry["name"], entry["modified_at"]) for entry in listed]
-        return Reply({"object": "list", "data": data or None}, _JSON)
+        return Reply({"object": "list", "data": data or None}, JSON_TYPE)
 
     def model(self, caller: Caller, name: str) -> Answer:
-        shown = _reply(self._api.show(caller, json.dumps({"name": name}).encode()))
-        return Reply(_model(name, shown["modified_at"]), _JSON)
+        shown = reply_of(self._api.show(caller, json.dumps({"name": name}).encode()))
+        return Reply(_model(name, shown["modified_at"]), JSON_TYPE)
 
     def chat(self, caller: Caller, raw: bytes) -> Answer:
-        request = _bind(raw, _CHAT)
+        request = bind_body(raw, _CHAT)
         if not request.get("messages"):
             raise ApiError(400, "[] is too short - 'messages'")
         native: Json = {
@@ -112,10 +107,10 @@ class OpenAi:
         answer = self._api.chat_request(caller, native)
         if isinstance(answer, Stream):
             return Stream(_chat_chunks(identifier, answer.items, _include_usage(request)))
-        body = _reply(answer)
+        body = reply_of(answer)
         if native["stream"]:
             return Stream(_chat_chunks(identifier, iter([body]), _include_usage(request)))
-        calls = _tool_calls(body["message"])
+        calls = tool_calls(body["message"])
         message: Json = {"role": body["message"]["role"], "content": body["message"]["content"]}
         if calls:
             message["tool_calls"] = calls
@@ -124,17 +119,17 @@ class OpenAi:
             {
                 "id": identifier,
                 "object": "chat.completion",
-                "created": _unix(body["created_at"]),
+                "created": unix(body["created_at"]),
                 "model": body["model"],
                 "system_fingerprint": _FINGERPRINT,
                 "choices": [{"index": 0, "message": message, "finish_reason": reason}],
                 "usage": _usage(body),
             },
-            _JSON,
+            JSON_TYPE,
         )
 
     def completions(self, caller: Caller, raw: bytes) -> Answer:
-        request = _bind(raw, _COMPLETION)
+        request = bind_body(raw, _COMPLETION)
         stop = request.get("stop")
         if isinstance(stop, list) and not all(isinstance(item, str) for item in stop):
             raise ApiError(400, "invalid type for 'stop' field: float64")
@@ -149,13 +144,13 @@ class OpenAi:
         answer = self._api.generate_request(caller, native)
         if isinstance(answer, Stream):
             return Stream(_completion_chunks(identifier, answer.items, _include_usage(request)))
-        body = _reply(answer)
+        body = reply_of(answer)
         if native["stream"]:
             return Stream(_completion_chunks(identifier, iter([body]), _include_usage(request)))
-        return Reply({**_completion(identifier, body, _unix(body["created_at"])), "usage": _usage(body)}, _JSON)
+        return Reply({**_completion(identifier, body, unix(body["created_at"])), "usage": _usage(body)}, JSON_TYPE)
 
     def embeddings(self, caller: Caller, raw: bytes) -> Answer:
-        request = _bind(raw, _EMBED)
+        request = bind_body(raw, _EMBED)
         encoding = request.get("encoding_format", "")
         if encoding.lower() not in ("", "float", "base64"):
             raise ApiError(
@@ -168,7 +163,7 @@ class OpenAi:
         if given is None or given == []:
             raise ApiError(400, "invalid input")
         native = {"model": request.get("model", ""), "input": given, "dimensions": request.get("dimensions", 0)}
-        body = _reply(self._api.embed_request(caller, native))
+        body = reply_of(self._api.embed_request(caller, native))
         data = []
         for index, vector in enumerate(body["embeddings"]):
             value: Any = vector
@@ -177,10 +172,10 @@ class OpenAi:
             data.append({"object": "embedding", "embedding": value, "index": index})
         count = body.get("prompt_eval_count", 0)
         usage = {"prompt_tokens": count, "total_tokens": count}
-        return Reply({"object": "list", "data": data or None, "model": native["model"], "usage": usage}, _JSON)
+        return Reply({"object": "list", "data": data or None, "model": native["model"], "usage": usage}, JSON_TYPE)
 
 
-def _bind(raw: bytes, struct_: Struct) -> Json:
+def bind_body(raw: bytes, struct_: Struct) -> Json:
     try:
         return binding.bind(raw, struct_)
     except binding.BindError as error:
@@ -189,18 +184,18 @@ def _bind(raw: bytes, struct_: Struct) -> Json:
         raise ApiError(400, message) from None
 
 
-def _reply(answer: Answer) -> Json:
+def reply_of(answer: Answer) -> Json:
     assert isinstance(answer, Reply)
     assert answer.body is not None
     return answer.body
 
 
-def _unix(moment: str) -> int:
+def unix(moment: str) -> int:
     return parse_rfc3339(moment) // SECOND
 
 
 def _model(name: str, modified: str) -> Json:
-    return {"id": name, "object": "model", "created": _unix(modified), "owned_by": parse_name(name).namespace}
+    return {"id": name, "object": "model", "created": unix(modified), "owned_by": parse_name(name).namespace}
 
 
 def _usage(body: Json) -> Json:
@@ -262,11 +257,11 @@ def _part(part: Any) -> Json:
         if isinstance(url, dict):
             url = url.get("url")
         if isinstance(url, str):
-            return {"content": "", "images": [_image(url)]}
+            return {"content": "", "images": [image_of(url)]}
     raise ApiError(400, "invalid message format")
 
 
-def _image(url: str) -> bytes:
+def image_of(url: str) -> bytes:
     if url.startswith(("http://", "https://")):
         raise ApiError(400, "image URLs are not currently supported, please use base64 encoded data instead")
     for prefix in ("data:;base64,", *(f"data:image/{kind};base64," for kind in _IMAGE_TYPES)):
@@ -287,7 +282,7 @@ def _native_call(call: Json) -> Json:
     return {"id": call.get("id", ""), "function": {"name": function.get("name", ""), "arguments": arguments}}
 
 
-def _tool_calls(message: Json) -> list[Json]:
+def tool_calls(message: Json) -> list[Json]:
     return [
         {
             "id": call["id"],
@@ -302,7 +297,7 @@ def _tool_calls(message: Json) -> list[Json]:
 def _chat_chunks(identifier: str, items: Iterator[Json], include_usage: bool) -> Generator[Json, None, None]:
     called = False
     for item in items:
-        calls = _tool_calls(item["message"])
+        calls = tool_calls(item["message"])
         called = called or bool(calls)
         delta: Json = {"role": "assistant", "content": item["message"]["content"]}
         if calls:

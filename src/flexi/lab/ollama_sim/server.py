@@ -20,11 +20,14 @@ from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 from . import log
-from .api import Answer, Api, ApiError, Json, Reply, Stream
+from .anthropic import Anthropic
+from .api import Answer, Api, ApiError, Reply, Stream
 from .devices import Discovery, SimulatedDriver, VramLedger
+from .dialects import ANTHROPIC, OLLAMA, OPENAI, RESPONSES, Dialect
 from .environment import Environment
 from .goformat import go_json, human_bytes2
-from .openai import OpenAi, error_body
+from .openai import OpenAi
+from .responses import Responses
 from .runner import ClientGoneError
 from .scheduler import Scheduler
 from .store import Store
@@ -43,12 +46,12 @@ _MAX_BODY = 512 * 2**20
 
 @dataclass(frozen=True)
 class Route:
-    """One endpoint. `openai` says whose form errors and streams have."""
+    """One endpoint, and in which form it writes errors and streams."""
 
     methods: tuple[str, ...]
     path: re.Pattern[str]
     answer: Callable[[_Handler, tuple[str, ...]], Answer | str]
-    openai: bool = False
+    dialect: Dialect = OLLAMA
 
 
 class OllamaServer:
@@ -61,7 +64,7 @@ class OllamaServer:
         self._scheduler = Scheduler(environment, self._discovery, VramLedger(driver), version)
         self._store = Store(environment.models)
         self._api = Api(environment, self._store, self._scheduler, version)
-        self.routes = _routes(self._api, OpenAi(self._api))
+        self.routes = _routes(self._api)
         self._http = _HttpServer((environment.host, environment.port), self)
         self.port: int = self._http.server_address[1]
         self.url = f"http://{environment.connect_host}:{self.port}"
@@ -241,11 +244,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 data = b"" if answer.body is None else go_json(answer.body).encode()
                 self._send(200, data, answer.content_type if data else None)
             else:
-                self._stream(answer, route.openai)
+                self._stream(answer, route.dialect)
         except ApiError as error:
-            self._error(error, route.openai)
+            self._error(error, route.dialect)
 
-    def _stream(self, answer: Stream, openai: bool) -> None:
+    def _stream(self, answer: Stream, dialect: Dialect) -> None:
         """Write objects as they come. Like the real server, send no headers before the first of them."""
         items = answer.items
         # Closed at once when the client has gone, so that the runner's slot is free for the next.
@@ -254,7 +257,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             chunked = self.request_version == "HTTP/1.1"
             self._status = 200
             self.send_response(200)
-            self.send_header("Content-Type", "text/event-stream" if openai else "application/x-ndjson")
+            self.send_header("Content-Type", dialect.stream_type)
             self._cors()
             if chunked:
                 self.send_header("Transfer-Encoding", "chunked")
@@ -264,24 +267,21 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             try:
                 while first is not None:
-                    self._piece(_framed(first, openai), chunked)
+                    self._piece(dialect.frame(first), chunked)
                     first = next(items, None)
-                if openai:
-                    self._piece(b"data: [DONE]\n\n", chunked)
+                self._piece(dialect.end, chunked)
             except ApiError as error:
-                self._piece(_framed({"error": str(error)}, openai), chunked)
+                self._piece(dialect.frame({"error": str(error)}), chunked)
             if chunked:
                 self.wfile.write(b"0\r\n\r\n")
 
     def _piece(self, data: bytes, chunked: bool) -> None:
-        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data) if chunked else data)
+        if data:  # an empty chunk would end the answer
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data) if chunked else data)
 
-    def _error(self, error: ApiError, openai: bool) -> None:
-        message = str(error)
-        body: Json = error_body(error.status, message) if openai else {"error": message}
-        self._send(
-            error.status, go_json(body).encode(), "application/json" if openai else "application/json; charset=utf-8"
-        )
+    def _error(self, error: ApiError, dialect: Dialect) -> None:
+        body = dialect.error(error.status, str(error))
+        self._send(error.status, go_json(body).encode(), dialect.error_type)
 
     def _send(
         self, status: int, data: bytes, content_type: str | None, headers: list[tuple[str, str]] | None = None
@@ -390,19 +390,19 @@ def _without_port(host: str) -> str:
     return host.partition(":")[0]
 
 
-def _framed(item: Json, openai: bool) -> bytes:
-    return f"data: {go_json(item)}\n\n".encode() if openai else (go_json(item) + "\n").encode()
+def _routes(api: Api) -> tuple[Route, ...]:
+    openai, responses, anthropic = OpenAi(api), Responses(api), Anthropic(api)
 
-
-def _routes(api: Api, openai: OpenAi) -> tuple[Route, ...]:
-    def get(path: str, answer: Callable[[_Handler], Answer | str], *, head: bool = False, v1: bool = False) -> Route:
+    def get(
+        path: str, answer: Callable[[_Handler], Answer | str], dialect: Dialect = OLLAMA, *, head: bool = False
+    ) -> Route:
         methods = ("GET", "HEAD") if head else ("GET",)
-        return Route(methods, re.compile(path), lambda handler, groups: answer(handler), v1)
+        return Route(methods, re.compile(path), lambda handler, groups: answer(handler), dialect)
 
     def post(
-        path: str, answer: Callable[[_Handler, bytes], Answer], *, method: str = "POST", v1: bool = False
+        path: str, answer: Callable[[_Handler, bytes], Answer], dialect: Dialect = OLLAMA, *, method: str = "POST"
     ) -> Route:
-        return Route((method,), re.compile(path), lambda handler, groups: answer(handler, handler.body()), v1)
+        return Route((method,), re.compile(path), lambda handler, groups: answer(handler, handler.body()), dialect)
 
     return (
         get("/", lambda handler: "Ollama is running", head=True),
@@ -419,11 +419,16 @@ def _routes(api: Api, openai: OpenAi) -> tuple[Route, ...]:
         post("/api/create", api.create),
         post("/api/copy", api.copy),
         post("/api/delete", api.delete, method="DELETE"),
-        get("/v1/models", openai.models, v1=True),
+        get("/v1/models", openai.models, OPENAI),
         Route(
-            ("GET",), re.compile("/v1/models/([^/]+)"), lambda handler, groups: openai.model(handler, groups[0]), True
+            ("GET",),
+            re.compile("/v1/models/([^/]+)"),
+            lambda handler, groups: openai.model(handler, groups[0]),
+            OPENAI,
         ),
-        post("/v1/chat/completions", openai.chat, v1=True),
-        post("/v1/completions", openai.completions, v1=True),
-        post("/v1/embeddings", openai.embeddings, v1=True),
+        post("/v1/chat/completions", openai.chat, OPENAI),
+        post("/v1/completions", openai.completions, OPENAI),
+        post("/v1/embeddings", openai.embeddings, OPENAI),
+        post("/v1/responses", responses.create, RESPONSES),
+        post("/v1/messages", anthropic.messages, ANTHROPIC),
     )
