@@ -17,7 +17,7 @@ from flexi.operations.applying import applied
 from flexi.operations.gateway import health_key
 from flexi.operations.packages import installed
 from flexi.operations.system import validated_file
-from flexi.plan.model import Plan
+from flexi.plan.model import HEALTH_CONSUMER, Plan
 from flexi.rendering import render
 from roles.agent import PACKAGE
 
@@ -25,7 +25,6 @@ MAPS = "/etc/haproxy/flexi"
 HAPROXY = "/etc/haproxy/haproxy.cfg"
 CATALOGUE = "/etc/flexi/catalogue.json"
 UNIT = "/etc/systemd/system/flexi-catalogue.service"
-HEALTH_CONSUMER = "flexi-health"
 
 
 @deploy("Gateway")

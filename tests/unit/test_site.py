@@ -403,7 +403,23 @@ def keys(tmp_path: Path, text: str) -> Path:
 def test_consumers_come_from_the_keys_file(tmp_path: Path) -> None:
     content = {"consumers": [{"name": "moodle", "sha256": DIGEST, "created": "2026-11-23T08:00:00+00:00"}]}
     site = load_site(keys(tmp_path, json.dumps(content, indent=2)))
-    assert [(c.name, c.sha256) for c in site.consumers] == [("moodle", DIGEST)]
+    assert site.consumers == (Consumer(name="moodle", class_name="default", grants=(Grant(sha256=DIGEST),)),)
+
+
+def test_what_the_keys_file_says_of_a_consumer(tmp_path: Path) -> None:
+    entry = {
+        "name": "moodle",
+        "class": "anonymous",
+        "owner": "Ada <ada@example.edu>",
+        "purpose": "course 01613",
+        "expires": "2027-04-01T00:00:00+02:00",
+        "sha256": DIGEST,
+        "previous": {"sha256": DIGEST[::-1], "expires": "2027-01-01T00:00:00Z"},
+    }
+    site = load_site(keys(tmp_path, json.dumps({"consumers": [entry]})))
+    # date -u -d 2027-03-31T22:00 +%s, and of 2027-01-01T00:00
+    grants = (Grant(sha256=DIGEST, expires=1806530400), Grant(sha256=DIGEST[::-1], expires=1798761600))
+    assert site.consumers == (Consumer(name="moodle", class_name="anonymous", grants=grants),)
 
 
 def test_no_keys_file_is_no_consumer(tmp_path: Path) -> None:
@@ -424,6 +440,20 @@ def test_no_keys_file_is_no_consumer(tmp_path: Path) -> None:
             3,
             "is the key of a too",
         ),
+        (
+            f'{{"consumers": [{{"name": "a", "sha256": "{DIGEST}", "previous":\n'
+            f'  {{"sha256": "{DIGEST}", "expires": "2027-01-01T00:00:00Z"}}}}]}}',
+            2,
+            "is the key of a too",
+        ),
+        (
+            f'{{"consumers": [\n  {{"name": "a", "class": "staf", "sha256": "{DIGEST}"}}]}}',
+            2,
+            "is no class of the site",
+        ),
+        (f'{{"consumers": [\n  {{"name": "flexi-health", "sha256": "{DIGEST}"}}]}}', 2, "flexi's own health checks"),
+        (f'{{"consumers": [\n  {{"name": "a", "expires": "2027-13-01", "sha256": "{DIGEST}"}}]}}', 2, "is no moment"),
+        (f'{{"consumers": [\n  {{"name": "a", "expires": "2027-01-01", "sha256": "{DIGEST}"}}]}}', 2, "is no moment"),
     ],
 )
 def test_wrong_keys_file(text: str, line: int, words: str, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import jinja2
 import pytest
 
 from flexi.paths import ROOT
-from flexi.plan.model import Backend, BackendServer, ConsumerKey, FirewallRule, GatewayPlan
+from flexi.plan.model import Backend, BackendServer, Consumer, FirewallRule, GatewayPlan, Grant
 from flexi.rendering import render
 
 TEMPLATES = sorted(path.relative_to(ROOT / "templates") for path in (ROOT / "templates").rglob("*.j2"))
@@ -48,7 +48,7 @@ GATEWAY = GatewayPlan(
             ),
         ),
     ),
-    consumers=(ConsumerKey(name="moodle", sha256="ab" * 32),),
+    consumers=(Consumer(name="moodle", class_name="default", grants=(Grant(sha256="ab" * 32),)),),
 )
 
 
@@ -74,7 +74,7 @@ def test_without_anonymous_paths_nothing_is_anonymous() -> None:
 
 def test_no_key_is_in_a_map_or_the_configuration() -> None:
     keys = render("gateway/keys.map.j2", consumers=GATEWAY.consumers)
-    assert f"{'ab' * 32} moodle" in keys.splitlines()
+    assert f"{'ab' * 32} moodle:default" in keys.splitlines()
     assert "moodle" not in haproxy()
 
 

@@ -327,23 +327,21 @@ class BackendServer(_Frozen):
     """What the instance runs at once for one model (OLLAMA_NUM_PARALLEL); the rest queues."""
 
 
-class PreviousKey(_Frozen):
-    """The key before the last rotation, while both are good."""
+class Grant(_Frozen):
+    """A key that is good until `expires`, in seconds since 1970; None where it does not end."""
 
-    sha256: str
-    expires: int
-
-
-class ConsumerKey(_Frozen):
-    """A consumer, and what tells its requests."""
-
-    name: str
     sha256: str
     """Hex digest of the key; the key itself is random and is never stored."""
-    class_name: str = DEFAULT_CLASS
     expires: int | None = None
-    """Second since 1970 from which the key is none any more; None where it does not end."""
-    previous: PreviousKey | None = None
+
+
+class Consumer(_Frozen):
+    """Who uses the API: a name, what it may do, and what tells its requests."""
+
+    name: str
+    class_name: str
+    grants: tuple[Grant, ...]
+    """Its key, and for a while after a rotation the one before."""
 
 
 class ClassPlan(_Frozen):
@@ -362,6 +360,12 @@ class ClassPlan(_Frozen):
     """Empty means everywhere."""
     options: Literal["any", "fixed"] | tuple[str, ...]
     """Which of `GUARDED_OPTIONS` a request may set."""
+
+    @property
+    def limits(self) -> tuple[tuple[str, int], ...]:
+        """Name and figure of each bound that it has."""
+        names = ("at_once", "per_minute", "per_hour", "per_day")
+        return tuple((name, value) for name in names if (value := getattr(self, name)) is not None)
 
     @property
     def base(self) -> int:
@@ -391,10 +395,14 @@ class GatewayPlan(_Frozen):
     cors: tuple[str, ...] = ()
     """Origins whose scripts may use the API."""
     backends: tuple[Backend, ...]
-    consumers: tuple[ConsumerKey, ...]
+    consumers: tuple[Consumer, ...]
     classes: tuple[ClassPlan, ...] = ()
     """Those of the site file, and those that are always there: `DEFAULT_CLASS`, `ANONYMOUS_CLASS`, and that of
     `HEALTH_CONSUMER`."""
+
+    @property
+    def anonymous_class(self) -> str:
+        return ANONYMOUS_CLASS
 
     @property
     def url(self) -> str:

@@ -11,7 +11,7 @@ from flexi.paths import INVENTORY
 
 from .document import read_document
 from .findings import Finding, Problem, SiteError, nearest, shown
-from .keys import keys_path, load_consumers
+from .keys import keys_path, read_entries
 from .rules import problems
 from .schema import SiteFile
 from .site import Site
@@ -41,13 +41,13 @@ def load_site(path: Path) -> Site:
     site = Site(path, shown_as, content, lines=MappingProxyType({**document.values, **document.keys}))
     found = findings([*problems(site), *_keys_of_mirrors(site)], document)
     try:
-        consumers = load_consumers(path, _shown(keys_path(path)))
+        entries = read_entries(path, _shown(keys_path(path)), site.classes)
     except SiteError as error:
         found += error.findings
-        consumers = ()
+        entries = ()
     if found:
         raise SiteError(found)
-    return replace(site, consumers=consumers)
+    return replace(site, entries=entries)
 
 
 _ARMOUR = b"-----BEGIN PGP PUBLIC KEY BLOCK-----"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from datetime import datetime
 from urllib.parse import urlsplit
 
 from pydantic_core import PydanticCustomError
@@ -255,6 +256,17 @@ def consumer_name(value: str) -> str:
         raise refused("is no name for a consumer (small letters, digits, '.', '_' and '-')", "write e.g. 'moodle-2026'")
     if value == HEALTH_CONSUMER:
         raise refused("is the name of flexi's own health checks", "choose another name")
+    return value
+
+
+def instant(value: str) -> str:
+    """A moment with its zone, as ISO 8601 writes it."""
+    try:
+        parsed = datetime.fromisoformat(value)
+    except ValueError:
+        parsed = None
+    if parsed is None or parsed.tzinfo is None:
+        raise refused("is no moment with its zone (ISO 8601)", "write e.g. '2027-03-31T22:00:00+00:00'")
     return value
 
 

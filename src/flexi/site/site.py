@@ -10,11 +10,12 @@ from types import MappingProxyType
 
 from flexi.data import CATALOGUE, GPU_MEMORY_MIB, ModelFacts
 from flexi.plan import fit
-from flexi.plan.model import ConsumerKey
+from flexi.plan.model import Consumer
 from flexi.plan.platforms import OLLAMA_NEEDS_550, version_tuple
 
 from .document import Mark
 from .gateway_schema import BUILT_IN_CLASSES, ConsumerClass
+from .keys import ConsumerEntry, consumers
 from .schema import Group, Host, SiteFile
 
 
@@ -27,12 +28,17 @@ class Site:
     shown_as: str
     """How messages call the file."""
     content: SiteFile
-    consumers: tuple[ConsumerKey, ...] = ()
+    entries: tuple[ConsumerEntry, ...] = ()
+    """Of the keys file."""
     catalogue: Mapping[str, ModelFacts] = field(default_factory=lambda: CATALOGUE)
     """Models that flexi knows, before the site file's own."""
     gpu_memory_mib: Mapping[str, int] = field(default_factory=lambda: GPU_MEMORY_MIB)
     lines: Mapping[tuple[str | int, ...], Mark] = field(default_factory=lambda: MappingProxyType({}))
     """Where each key of the file stands."""
+
+    @property
+    def consumers(self) -> tuple[Consumer, ...]:
+        return consumers(self.entries)
 
     @property
     def classes(self) -> Mapping[str, ConsumerClass]:
