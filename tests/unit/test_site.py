@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from flexi.plan.model import Consumer, Grant
 from flexi.site import SiteError, find_site, load_site
 from flexi.site.document import MAX_BYTES
 
