@@ -16,11 +16,9 @@ from flexi.facts import HOLDS, HeldPackages, KeyFingerprints, NvidiaDriver, Upgr
 from flexi.operations.draining import Interruption, drain
 from flexi.operations.foresight import announced
 from flexi.operations.refusal import refuse
+from flexi.plan.needs import TIME_DAEMON, TIME_DAEMONS
 
 Commands = Generator[StringCommand | FunctionCommand, None, None]
-
-TIME_DAEMONS = ("systemd-timesyncd", "chrony", "ntpsec", "ntp", "openntpd")
-"""Packages that provide Debian's and Ubuntu's `time-daemon`; they conflict with each other."""
 
 
 @operation()
@@ -65,7 +63,7 @@ def time_daemon() -> Generator[StringCommand, None, None]:
         host.noop("a time daemon is installed")
         return
     yield from apt.update._inner()
-    yield from apt.packages._inner(packages=[TIME_DAEMONS[0]], no_recommends=True)
+    yield from apt.packages._inner(packages=[TIME_DAEMON], no_recommends=True)
 
 
 @operation()
