@@ -252,7 +252,7 @@ def test_only_installed_packages_are_held() -> None:
     fake = Fake({"dpkg -l": INSTALLED, "apt-mark showhold": ["linux-generic", "="]})
     predicted, commands = fake.run(held, packages=WANTED_HOLDS)
     assert predicted
-    assert "apt-mark hold nvidia-utils-535-server linux-generic;" in commands[-1]
+    assert "apt-mark hold nvidia-utils-535-server linux-generic 2>&1" in commands[-1]
 
 
 def test_holds_of_ours_stay() -> None:
@@ -270,14 +270,14 @@ def test_a_change_of_branch_lets_go_of_our_holds_and_of_no_others() -> None:
         unheld_but, packages=("nvidia-utils-580-server", "linux-generic")
     )
     assert predicted
-    assert commands[-1].endswith("apt-mark unhold nvidia-utils-535-server")
+    assert "apt-mark unhold nvidia-utils-535-server 2>&1" in commands[-1]
 
 
 def test_installed_packages_need_no_index() -> None:
     """A fresh index would be a change at every run (pyinfra's cache_time)."""
     predicted, commands = Fake({"dpkg -l": INSTALLED}).run(installed, packages=("linux-generic",))
     assert not predicted
-    assert not any("apt-get update" in command for command in commands)
+    assert not any("apt-get" in command for command in commands)
 
 
 def test_missing_packages_are_looked_up_anew() -> None:
