@@ -132,6 +132,8 @@ class BootId(FactBase[str]):
 
 
 STAMPS = "/var/lib/flexi/applied"
+INCOMING = ".incoming"
+"""In a directory that files are pushed to: what has arrived of a file so far, by its digest."""
 ARRIVED = ".arrived"
 """In a directory that files were pushed to: digest, size, inode and path of each as it arrived."""
 
@@ -265,7 +267,7 @@ class BundleFiles(FactBase[BundleTruth]):
         script = (
             f"free=$(for d in {home} /var/lib; do df -Pk $d 2>/dev/null | awk 'NR==2{{print $4}}'; done | head -n1); "
             f'echo "free $free"; cd {home} 2>/dev/null || exit 0; sed "s/^/arrived /" {ARRIVED} 2>/dev/null; '
-            "for d in apt models; do [ ! -d $d ] || find $d -type f -printf 'file - %s %i %p\\n'; done"
+            f"for d in apt models {INCOMING}; do [ ! -d $d ] || find $d -type f -printf 'file - %s %i %p\\n'; done"
         )
         return StringCommand("sh", "-c", QuoteString(script))
 
