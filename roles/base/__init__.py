@@ -11,7 +11,7 @@ from flexi.plan.model import BasePlan, HostPlan
 
 APT_PROXY = "/etc/apt/apt.conf.d/52flexi-proxy"
 APT_ONLY = "/etc/apt/apt.conf.d/51flexi-sources"
-GATEWAY_MARK = "/etc/haproxy/flexi/models.map"
+GATEWAY_MARK = "/etc/haproxy/flexi/dialects.map"
 SYSCTL = "/etc/sysctl.d/60-flexi.conf"
 TIMESYNCD = "/etc/systemd/timesyncd.conf.d/flexi.conf"
 
@@ -129,6 +129,7 @@ def _retire(plan: HostPlan) -> None:
         retired(name="Stop the agent of a host without instances", pattern="flexi-agent.service", keep=())
     if "gateway" not in plan.roles:
         # Only where flexi made it one: a HAProxy of the admin's own is not ours to stop.
-        for unit in host.loop(("haproxy.service", "flexi-catalogue.service")):
+        units = ("haproxy.service", "flexi-guard.socket", "flexi-guard.service", "flexi-catalogue.service")
+        for unit in host.loop(units):
             retired(name=f"Stop {unit} where the gateway was", pattern=unit, keep=(), only_with=GATEWAY_MARK)
         files.file(name="Forget that the gateway was here", path=GATEWAY_MARK, present=False)

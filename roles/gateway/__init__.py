@@ -1,7 +1,7 @@
-"""The gateway: HAProxy in front of all instances, and the catalogue that answers the lists.
+"""The gateway: HAProxy in front of all instances, the guard that reads what is asked, the catalogue for the lists.
 
-HAProxy reads the model's name from the body, asks flexi-agent whether that model is really on its GPUs, and queues
-what an instance cannot run at once.
+HAProxy knows who asks; the guard says which model, and whether it may be; then HAProxy asks flexi-agent whether that
+model is really on its GPUs, and queues what an instance cannot run at once.
 """
 
 import json
@@ -10,9 +10,10 @@ from io import StringIO
 from pyinfra import host
 from pyinfra.api import deploy
 from pyinfra.api.operation import OperationMeta
-from pyinfra.operations import files, systemd
+from pyinfra.operations import files, server, systemd
 
 from flexi.agent_config import catalogue_config
+from flexi.guard_config import guard_config
 from flexi.operations.applying import applied
 from flexi.operations.gateway import health_key
 from flexi.operations.packages import installed
@@ -25,6 +26,10 @@ MAPS = "/etc/haproxy/flexi"
 HAPROXY = "/etc/haproxy/haproxy.cfg"
 CATALOGUE = "/etc/flexi/catalogue.json"
 UNIT = "/etc/systemd/system/flexi-catalogue.service"
+GUARD = "/etc/flexi/guard.json"
+GUARD_USER = "flexi-guard"
+GUARD_UNIT = "/etc/systemd/system/flexi-guard.service"
+GUARD_SOCKET = "/etc/systemd/system/flexi-guard.socket"
 
 
 @deploy("Gateway")
@@ -52,14 +57,9 @@ def install(plan: Plan, package: OperationMeta) -> None:
     )
     systemd.service(name="Start the catalogue", service="flexi-catalogue.service", running=True, enabled=True)
 
+    _guard(plan, package)
+
     files.directory(name="Make the directory of the gateway's tables", path=MAPS, mode="0755")
-    models = files.template(
-        name="Write which model runs where",
-        src="templates/gateway/models.map.j2",
-        dest=f"{MAPS}/models.map",
-        mode="0644",
-        backends=gateway.backends,
-    )
     dialects = [
         files.put(
             name=f"Write how errors look in each API ({table})",
@@ -90,12 +90,61 @@ def install(plan: Plan, package: OperationMeta) -> None:
         content=render("gateway/haproxy.cfg.j2", gateway=gateway, maps=MAPS),
         check="haproxy -c -q -f {}",
     )
-    tables = ("models.map", "dialects.map", "dialects-end.map", "keys.map", "local.map")
+    tables = ("dialects.map", "dialects-end.map", "keys.map", "local.map")
     applied(
         name="Reload HAProxy without dropping a stream",
         what="haproxy.service",
         inputs=(HAPROXY, *(f"{MAPS}/{table}" for table in tables)),
         command="systemctl reload-or-restart haproxy.service",
-        after=[config, models, *dialects, keys, health],
+        after=[config, *dialects, keys, health],
     )
     systemd.service(name="Start HAProxy", service="haproxy.service", running=True, enabled=True)
+
+
+def _guard(plan: Plan, package: OperationMeta) -> None:
+    server.group(name=f"Make the group {GUARD_USER}", group=GUARD_USER, system=True)
+    server.user(
+        name="Make the guard's user",
+        user=GUARD_USER,
+        group=GUARD_USER,
+        home="/nonexistent",
+        shell="/usr/sbin/nologin",
+        system=True,
+        ensure_home=False,
+    )
+    config = files.put(
+        name="Write the guard's configuration",
+        src=StringIO(json.dumps(guard_config(plan), indent=2) + "\n"),
+        dest=GUARD,
+        user="root",
+        group=GUARD_USER,
+        mode="0640",
+        create_remote_dir=False,
+    )
+    sockets = files.template(
+        name="Write the guard's sockets",
+        src="templates/gateway/flexi-guard.socket.j2",
+        dest=GUARD_SOCKET,
+        mode="0644",
+        gateway=plan.gateway,
+    )
+    unit = files.put(
+        name="Write the guard's unit", src="templates/gateway/flexi-guard.service", dest=GUARD_UNIT, mode="0644"
+    )
+    applied(
+        name="Restart the guard with new units",
+        what="flexi-guard.socket",
+        inputs=(GUARD_UNIT, GUARD_SOCKET),
+        # A socket is not made anew while the service holds it.
+        command="systemctl stop flexi-guard.service; systemctl restart flexi-guard.socket flexi-guard.service",
+        after=[sockets, unit],
+    )
+    applied(
+        name="Have the guard take over what is new, without dropping a stream",
+        what="flexi-guard.service",
+        inputs=(PACKAGE, GUARD),
+        command="systemctl reload-or-restart flexi-guard.service",
+        after=[package, config],
+    )
+    systemd.service(name="Start the guard's sockets", service="flexi-guard.socket", running=True, enabled=True)
+    systemd.service(name="Start the guard", service="flexi-guard.service", running=True, enabled=True)

@@ -7,13 +7,20 @@ from flexi.operations.packages import unheld_but
 from flexi.operations.retiring import forgotten, retired
 from flexi.plan.model import HostPlan
 
-SERVICES = ("flexi-agent.service", "flexi-share.socket", "flexi-catalogue.service")
+SERVICES = (
+    "flexi-agent.service",
+    "flexi-share.socket",
+    "flexi-guard.socket",
+    "flexi-guard.service",
+    "flexi-catalogue.service",
+)
 FIREWALL = "flexi-firewall.service"
 FILES = (
     "/etc/systemd/system/ollama@.service",
     "/etc/systemd/system/flexi-agent.service",
     "/etc/systemd/system/flexi-catalogue.service",
     "/etc/systemd/system/flexi-firewall.service",
+    "/etc/systemd/system/flexi-guard*",
     "/etc/systemd/system/flexi-share*",
     "/etc/systemd/system/nvidia-persistenced.service.d/flexi.conf",
     "/etc/systemd/timesyncd.conf.d/flexi.conf",

@@ -14,7 +14,7 @@ _MAIN = f"import sys\nfrom {PACKAGE}.__main__ import main\nsys.exit(main())\n"
 
 
 def build() -> bytes:
-    """The archive for `python3 flexi-agent.pyz run|gpus|catalogue` (Python 3.10 or newer, standard library only)."""
+    """The archive for `python3 flexi-agent.pyz PROGRAM` (Python 3.10 or newer, standard library only)."""
     target = io.BytesIO()
     # Stored: what zlib makes of a text differs between its builds, and so would one admin's agent from another's.
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:

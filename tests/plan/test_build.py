@@ -339,8 +339,11 @@ def test_section_names_are_told_apart(make_site: MakeSite) -> None:
 def test_the_gateways_bounds(inventory: Inventory) -> None:
     gateway = inventory("lab").gateway
     assert (gateway.catalogue_port, gateway.metrics_port) == (11432, 8405)
-    buffers = 2 * gateway.body_buffer_bytes * gateway.max_connections
-    assert buffers <= 2 * 2**30, "the gateway's machine may have no more than 4 GB"
+    # 16 KiB is HAProxy's tune.bufsize; a stream is two connections with two buffers each.
+    assert 4 * 16 * 1024 * gateway.max_connections <= 2**30, "the gateway's machine may have no more than 4 GB"
+    # Two descriptors for each connection, and some for checks: a container may have no more than 20,000.
+    assert 2 * gateway.process_connections + 500 < 20_000
+    assert gateway.process_connections > 2 * gateway.max_connections, "the inner front end must not starve"
 
 
 def test_a_hosts_own_time_daemon_stays(inventory: Inventory) -> None:

@@ -18,7 +18,7 @@ OLDEST = 249
 """Ubuntu 22.04 (packages.ubuntu.com/jammy/systemd)."""
 DROP_IN = ROOT / "templates/driver/nvidia-persistenced.conf"
 UNITS = sorted((ROOT / "templates").rglob("*.service"))
-SOCKETS = sorted((ROOT / "templates").rglob("*.socket"))
+SOCKETS = sorted((ROOT / "templates").rglob("*.socket*"))
 PAGE = ROOT / "docs/hardening.md"
 
 # Directive -> the systemd release that brought it, by systemd's NEWS (/usr/share/doc/systemd/NEWS.gz); 0 for what is
@@ -27,6 +27,7 @@ SINCE = {
     "Accept": 0,
     "After": 0,
     "AmbientCapabilities": 229,
+    "Backlog": 0,
     "Before": 0,
     "CapabilityBoundingSet": 0,
     "CollectMode": 236,
@@ -35,6 +36,7 @@ SINCE = {
     "Description": 0,
     "DeviceAllow": 208,
     "DevicePolicy": 208,
+    "DirectoryMode": 0,
     "Documentation": 0,
     "EnvironmentFile": 0,
     "ExecReload": 0,
@@ -44,6 +46,8 @@ SINCE = {
     "ExecStop": 0,
     "Group": 0,
     "IPAddressDeny": 235,
+    "KillMode": 0,
+    "LimitCORE": 0,
     "LimitMEMLOCK": 0,
     "LimitNOFILE": 0,
     "ListenStream": 0,
@@ -67,6 +71,7 @@ SINCE = {
     "ProtectSystem": 214,
     "ReadWritePaths": 231,
     "RemainAfterExit": 0,
+    "Requires": 0,
     "RemoveIPC": 232,
     "Restart": 0,
     "RestartSec": 0,
@@ -76,6 +81,7 @@ SINCE = {
     "RestrictSUIDSGID": 242,
     "RuntimeDirectory": 211,
     "RuntimeDirectoryMode": 211,
+    "Sockets": 0,
     "SocketGroup": 214,
     "SocketMode": 0,
     "SocketUser": 214,

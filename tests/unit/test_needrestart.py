@@ -33,7 +33,8 @@ for my $service (@ARGV) {
 def test_nothing_that_serves_is_restarted_and_all_else_is() -> None:
     ours = [
         *("ollama@a.service", "ollama@teaching-1.service", "flexi-agent.service", "flexi-catalogue.service"),
-        *("flexi-share@3-1.service", "haproxy.service", "nvidia-persistenced.service", "dbus.service"),
+        *("flexi-guard.service", "flexi-share@3-1.service", "haproxy.service", "dbus.service"),
+        "nvidia-persistenced.service",
     ]
     others = ["ssh.service", "cron.service", "my-ollama.service", "chrony.service"]
     script = ["perl", "-e", ASK, str(CONFIG), *ours, *others]

@@ -29,7 +29,10 @@ GATEWAY = GatewayPlan(
     catalogue_port=11432,
     metrics_port=8405,
     max_connections=1000,
-    body_buffer_bytes=262144,
+    queue_length=20,
+    body_limit_bytes=2**20,
+    guard_sockets=("/run/flexi-guard/1.sock", "/run/flexi-guard/2.sock"),
+    inner_socket="/run/haproxy/flexi-inner.sock",
     timeout_s=600,
     queue_timeout_s=60,
     anonymous_paths=("/api/tags",),
@@ -38,6 +41,8 @@ GATEWAY = GatewayPlan(
             name="model_llama3_8b",
             model="llama3:8b",
             names=("llama3:8b",),
+            context=8192,
+            embedding=False,
             servers=(
                 BackendServer(
                     name="a", group="a", address="192.0.2.2", port=11434, agent_port=11433, max_connections=4

@@ -1,4 +1,4 @@
-"""The programs in the package: `run`, `gpus` and `share` on GPU hosts, `catalogue` on the gateway.
+"""The programs in the package: `run`, `gpus` and `share` on GPU hosts, `catalogue` and `guard` on the gateway.
 
 Exit status: 0 fine, 1 it cannot run (a port is taken, a GPU is missing), 2 the configuration or the call is wrong.
 """
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import catalogue_server, daemon, gate, share
+from . import catalogue_server, daemon, gate, guard, guard_worker, share
 from .catalogue_config import CatalogueConfig
 from .config import AgentConfig
 from .fields import ConfigError
@@ -25,13 +25,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             share.serve(AgentConfig.load(asked.config), sys.stdin.buffer, sys.stdout.buffer)
         elif asked.program == "catalogue":
             catalogue_server.run(CatalogueConfig.load(asked.config))
+        elif asked.program == "guard":
+            guard.run(asked.config, asked.socket, asked.status)
+        elif asked.program == "guard-worker":
+            guard_worker.run(asked.config, asked.listen_fd, asked.pipe_fd)
+        elif asked.program == "guard-reload":
+            guard.reload(asked.config, asked.pid, asked.status)
         else:
             refused = gate.refusal(asked.env_file)
             if refused:
                 return _fail(refused, 1)
     except ConfigError as error:
         return _fail(str(error), 2)
-    except (daemon.Broken, OSError) as error:
+    except (daemon.Broken, guard.Broken, OSError) as error:
         return _fail(str(error), 1)
     return 0
 
@@ -45,9 +51,24 @@ def _parser() -> argparse.ArgumentParser:
     shares.add_argument("--config", type=Path, default=Path("/etc/flexi/agent.json"))
     lists = programs.add_parser("catalogue", help="serve the lists of all instances as one")
     lists.add_argument("--config", type=Path, default=Path("/etc/flexi/catalogue.json"))
+    _add_guard(programs)
     gpus = programs.add_parser("gpus", help="fail unless all GPUs of an instance are visible")
     gpus.add_argument("--env-file", type=Path, required=True)
     return parser
+
+
+def _add_guard(programs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    serve = programs.add_parser("guard", help="judge every request at the gateway and pass it on")
+    serve.add_argument("--socket", type=Path, action="append", default=[], help="where systemd gives none")
+    worker = programs.add_parser("guard-worker", help="one of its processes")
+    worker.add_argument("--listen-fd", type=int, required=True)
+    worker.add_argument("--pipe-fd", type=int, required=True)
+    again = programs.add_parser("guard-reload", help="have the guard read its configuration, and wait until it has")
+    again.add_argument("--pid", type=int, required=True)
+    for program in (serve, again):
+        program.add_argument("--status", type=Path, default=Path("/run/flexi-guard-state/status.json"))
+    for program in (serve, worker, again):
+        program.add_argument("--config", type=Path, default=Path("/etc/flexi/guard.json"))
 
 
 def _fail(message: str, status: int) -> int:

@@ -72,6 +72,13 @@ class Fields:
             raise self._wrong(key, value, "a list")
         return [(item, f"{self._where}.{key}[{number}]") for number, item in enumerate(value)]
 
+    def entries(self, key: str) -> list[tuple[str, object, str]]:
+        """The object at `key` as (name, value, where) triples."""
+        value = self._take(key, None)
+        if not isinstance(value, Mapping):
+            raise self._wrong(key, value, "an object")
+        return [(name, item, f"{self._where}.{key}.{name}") for name, item in value.items()]
+
     def done(self) -> None:
         """Refuse what nobody has read: a misspelt key must not be ignored."""
         for key in self._rest:

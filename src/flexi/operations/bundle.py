@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from flexi import pushing
 from flexi.bundle import manifest
 from flexi.bundle.progress import Bars
 from flexi.errors import FlexiError
-from flexi.facts import INCOMING, BundleFiles
+from flexi.facts import BundleFiles
 from flexi.operations.refusal import refuse, say
 from flexi.plan.model import HostPlan
 from flexi.pushing import Item
@@ -26,24 +25,21 @@ from flexi.pushing import Item
 
 @operation()
 def received(plan: HostPlan, part: str, owner: str = "root") -> Generator[StringCommand | FunctionCommand, None, None]:
-    """Bring what the host needs of a part of its bundle (apt, models), and remove what an older bundle left of it, and
-    halves of transfers that nothing will continue."""
+    """Bring what the host needs of a part of its bundle (apt, models), and remove what an older bundle left of it."""
     assert plan.bundle is not None
     truth = host.get_fact(BundleFiles, home=plan.bundle.home)
     folder = Path(plan.bundle.folder)
     try:
-        made = manifest.read(folder)
+        wanted = manifest.read(folder).of_host(plan, (part,))
     except FlexiError as error:
         yield refuse(str(error))
         return
-    wanted = made.of_host(plan, (part,))
     missing = [
         Item(folder / path, path, file.sha256, file.size)
         for path, file in wanted.items()
         if truth.files.get(path) != file.sha256
     ]
-    halves = {f"{INCOMING}/{file.sha256}" for file in made.of_host(plan).values()}
-    old = sorted(p for p in set(truth.files) - set(wanted) - halves if p.startswith((f"{part}/", f"{INCOMING}/")))
+    old = sorted(path for path in set(truth.files) - set(wanted) if path.startswith(f"{part}/"))
     if not missing and not old:
         host.noop("all of it is there")
         return
@@ -54,7 +50,7 @@ def received(plan: HostPlan, part: str, owner: str = "root") -> Generator[String
     if missing:
         yield FunctionCommand(bring, (missing, plan.bundle.home, owner), {})
     if old:
-        script = f"cd {plan.bundle.home} && rm -f -- {shlex.join(old)}"
+        script = f"cd {plan.bundle.home} && rm -f -- {' '.join(old)}"
         yield StringCommand("sh", "-c", QuoteString(script))
 
 

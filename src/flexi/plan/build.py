@@ -44,12 +44,12 @@ if TYPE_CHECKING:
 
 HOMES = "/var/lib/ollama"
 AGENT_INTERVAL_S = 15
-BODY_BUFFER_BYTES = 1024 * 1024
-"""HAProxy finds the model's name only in what fits here; long chats put it behind the messages. Two such buffers for
-each open stream."""
-
-MAX_CONNECTIONS = 1000
-"""Bounds the gateway's memory: with the buffers above, 2 GB when all of them have a stream open."""
+MAX_CONNECTIONS = 4000
+"""Bounds the gateway's memory. A stream is two connections on each side of HAProxy, which keep buffers of 16 KiB."""
+GUARD_WORKERS = 4
+"""Processes of the guard. One relays a few thousand pieces of answers in a second; a gateway has two cores at least."""
+GUARD_RUN = "/run/flexi-guard"
+INNER_SOCKET = "/run/haproxy/flexi-inner.sock"
 
 _OPEN_PATHS = {"tags": "/api/tags", "version": "/api/version", "show": "/api/show"}
 
@@ -378,9 +378,12 @@ def _gateway(site: Site) -> GatewayPlan:
         catalogue_port=ports.CATALOGUE,
         metrics_port=ports.METRICS,
         max_connections=MAX_CONNECTIONS,
-        body_buffer_bytes=BODY_BUFFER_BYTES,
         timeout_s=gateway.timeout,
         queue_timeout_s=gateway.queue_timeout,
+        queue_length=gateway.queue_length,
+        body_limit_bytes=gateway.body_limit * 2**20,
+        guard_sockets=tuple(f"{GUARD_RUN}/{number}.sock" for number in range(1, GUARD_WORKERS + 1)),
+        inner_socket=INNER_SOCKET,
         anonymous_paths=tuple(_OPEN_PATHS[name] for name in dict.fromkeys(gateway.anonymous)),
         cors=tuple(dict.fromkeys(gateway.cors)),
         backends=_backends(site),
@@ -392,10 +395,10 @@ def _gateway(site: Site) -> GatewayPlan:
 def _backends(site: Site) -> tuple[Backend, ...]:
     """One for each model of the site, in the order of the file, with every instance that holds it."""
     servers: dict[str, list[BackendServer]] = {}
-    spelling: dict[str, str] = {}
+    loads: dict[str, list[Load]] = {}
     for _, host, group_name, group in site.groups():
         for load in site.loads(group):
-            spelling.setdefault(load.name.lower(), load.name)
+            loads.setdefault(load.name.lower(), []).append(load)
             servers.setdefault(load.name.lower(), []).append(
                 BackendServer(
                     name=group_name,
@@ -407,10 +410,26 @@ def _backends(site: Site) -> tuple[Backend, ...]:
                 )
             )
     sections = _section_names(list(servers))
+    aliases = _aliases(site)
     return tuple(
-        Backend(name=sections[model], model=spelling[model], names=model_spellings(model), servers=tuple(found))
+        Backend(
+            name=sections[model],
+            model=loads[model][0].name,
+            names=(*model_spellings(model), *aliases.get(model, ())),
+            context=min(load.context for load in loads[model]),
+            embedding=loads[model][0].facts.embedding,
+            servers=tuple(found),
+        )
         for model, found in servers.items()
     )
+
+
+def _aliases(site: Site) -> dict[str, list[str]]:
+    """Lower-case spellings of aliases, by the lower-case name of the model that they mean."""
+    found: dict[str, list[str]] = {}
+    for alias, model in site.content.gateway.aliases.items():
+        found.setdefault(model.lower(), []).extend(model_spellings(alias))
+    return found
 
 
 def model_spellings(model: str) -> tuple[str, ...]:

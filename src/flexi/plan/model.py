@@ -33,6 +33,8 @@ GUARDED_OPTIONS = (
 )
 """What in a request loads a model anew or unloads it, for everyone (Ollama 0.24.0, server/sched.go needsReload; and
 keep_alive, which sets how long the model stays)."""
+RESERVED_PRIORITY = 2
+"""A consumer with at most so many interactive requests at once may wait where the queue is full already."""
 RoleName = Literal["base", "firewall", "driver", "cuda", "ollama", "agent", "gateway"]
 
 
@@ -313,7 +315,15 @@ class Backend(_Frozen):
     model: str
     names: tuple[str, ...]
     """Lower-case spellings that route here: the model, and `x` for `x:latest`, and aliases."""
+    context: int
+    """Tokens for each request; the smallest where groups differ."""
+    embedding: bool
     servers: tuple[BackendServer, ...]
+
+    @property
+    def show_name(self) -> str:
+        """The section for what needs no place at an instance."""
+        return f"show_{self.name}"
 
 
 class BackendServer(_Frozen):
@@ -387,9 +397,15 @@ class GatewayPlan(_Frozen):
     """Loopback port of HAProxy's own figures, in Prometheus's text format at /metrics."""
     max_connections: int
     """Clients that are connected at once; more wait in the kernel until one leaves (HAProxy's `maxconn`)."""
-    body_buffer_bytes: int
     timeout_s: int
     queue_timeout_s: int
+    queue_length: int
+    """Requests that wait for one model; more are refused."""
+    body_limit_bytes: int
+    guard_sockets: tuple[str, ...]
+    """Unix sockets between HAProxy and the guard's workers, one for each."""
+    inner_socket: str
+    """Unix socket on which HAProxy takes what the guard lets through."""
     anonymous_paths: tuple[str, ...]
     """Paths that need no key."""
     cors: tuple[str, ...] = ()
@@ -403,6 +419,25 @@ class GatewayPlan(_Frozen):
     @property
     def anonymous_class(self) -> str:
         return ANONYMOUS_CLASS
+
+    @property
+    def process_connections(self) -> int:
+        """Of HAProxy as a whole: a client's, the guard's for the same request, and some for its figures."""
+        return 2 * self.max_connections + 200
+
+    @property
+    def guard_timeout_s(self) -> int:
+        """How long the guard may say nothing: every attempt may wait in the queue and for its first token."""
+        return (self.timeout_s + self.queue_timeout_s) * 2
+
+    @property
+    def queue_bound(self) -> int:
+        """The queue's length for a consumer that has little under way; see RESERVED_PRIORITY."""
+        return self.queue_length + max(8, self.queue_length // 4)
+
+    @property
+    def reserved_priority(self) -> int:
+        return RESERVED_PRIORITY
 
     @property
     def url(self) -> str:

@@ -12,7 +12,7 @@ from flexi.plan.model import ANONYMOUS_CLASS, DEFAULT_CLASS, GUARDED_OPTIONS, Pr
 
 from . import names
 from .findings import suggestion
-from .section import HostName, Network, Port, Section
+from .section import HostName, ModelName, Network, Port, Section
 
 OpenPath = Literal["tags", "version", "show"]
 ClassName = Annotated[str, AfterValidator(names.class_name)]
@@ -125,6 +125,23 @@ class Gateway(Section):
     )
     queue_timeout: int = Field(
         default=300, ge=1, le=86_400, description="Seconds that a request may wait for its turn.", examples=[300]
+    )
+    queue_length: int = Field(
+        default=200,
+        ge=1,
+        le=100_000,
+        description="Requests that may wait for one model; more get a 503 with Retry-After. A quarter more is kept for "
+        "consumers that have at most two under way.",
+        examples=[200],
+    )
+    body_limit: int = Field(
+        default=32, ge=1, le=1024, description="Largest request in MiB; images count in base64.", examples=[32]
+    )
+    aliases: dict[ModelName, ModelName] = Field(
+        default={},
+        description="Other names for models of the site, for clients that insist on a name. Answers and lists say the "
+        "model's own name.",
+        examples=[{"gpt-4o-mini": "llama3:8b"}],
     )
     classes: dict[ClassName, ConsumerClass] = Field(
         default={},

@@ -17,7 +17,7 @@ def problems(site: Site) -> list[Problem]:
     """Everything that keeps `site` from being deployed."""
     found: list[Problem] = []
     rules = (_gateway, _addresses, _driver, _toolkits, _mirrors, _apt, _cards, _groups, _models, _ports, _firewall)
-    for rule in (*rules, _classes):
+    for rule in (*rules, _aliases, _classes):
         found.extend(rule(site))
     # Whether the models fit is only worth saying when cards and models are known and told apart.
     return found or list(_room(site))
@@ -28,6 +28,18 @@ def _gateway(site: Site) -> Iterator[Problem]:
     if site.content.gateway.host not in hosts:
         name = site.content.gateway.host
         yield Problem(("gateway", "host"), "is none of the hosts", suggestion(name, hosts), shown(name))
+
+
+def _aliases(site: Site) -> Iterator[Problem]:
+    models = {model.lower(): model for _, _, _, group in site.groups() for model in group.models}
+    for alias, model in site.content.gateway.aliases.items():
+        path = ("gateway", "aliases", alias)
+        if alias.lower() in models:
+            remedy = "choose another name, or remove the model from its group"
+            yield Problem(path, "is a model of the site itself", remedy, shown(alias), at_key=True)
+        if model.lower() not in models:
+            remedy = suggestion(model, list(models.values()))
+            yield Problem(path, "is in no group", remedy, shown(model))
 
 
 def _addresses(site: Site) -> Iterator[Problem]:

@@ -1,7 +1,7 @@
 """What is true on a host: one read-only probe, and what it learnt as plain data.
 
 `PROBE` is POSIX sh text for root; `parse` makes a `HostTruth` of what it prints. Who runs it is no matter of this
-package: `flexi.doctor` does over SSH. The facts of roles ask less, more often, and read it by the same functions.
+package: `flexi.doctor` does over SSH, `flexi.facts.HostFacts` within pyinfra.
 """
 
 from __future__ import annotations
@@ -23,14 +23,10 @@ from .model import (
     Process,
     Unit,
     Xid,
-    booting_next,
-    is_library,
-    is_mismatch,
-    kernel_releases,
     release_key,
     upstream,
 )
-from .parsing import driver_version, parse
+from .parsing import parse
 
 PROBE = Path(__file__).with_name("probe.sh").read_text(encoding="utf-8")
 
@@ -50,11 +46,6 @@ __all__ = [
     "Process",
     "Unit",
     "Xid",
-    "booting_next",
-    "driver_version",
-    "is_library",
-    "is_mismatch",
-    "kernel_releases",
     "parse",
     "release_key",
     "upstream",

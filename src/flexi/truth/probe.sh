@@ -130,9 +130,9 @@ the_service() {
       "_SYSTEMD_INVOCATION_ID=$run" | head -n 400 | grep -F 'inference compute' | lines "compute_$group"
   done
   bounded 10 systemctl show -p Id,LoadState,ActiveState,SubState,UnitFileState,NRestarts,ActiveEnterTimestampMonotonic \
-    "$@" flexi-agent.service flexi-firewall.service flexi-catalogue.service haproxy.service \
-    nvidia-persistenced.service systemd-timesyncd.service chrony.service chronyd.service ntpsec.service ntp.service \
-    openntpd.service | lines unit
+    "$@" flexi-agent.service flexi-firewall.service flexi-catalogue.service flexi-guard.service haproxy.service \
+    nvidia-persistenced.service systemd-timesyncd.service chrony.service chronyd.service ntpsec.service ntp.service |
+    lines unit
 }
 
 the_gpus() {

@@ -1,0 +1,59 @@
+"""Refusals in the words of the API that was asked.
+
+Shapes after Ollama 0.24.0: `{"error": …}` of server/routes.go, NewError in openai/openai.go and anthropic/anthropic.go.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+_OPENAI_TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error"}
+_OPENAI_TYPES |= {404: "not_found_error", 413: "invalid_request_error", 429: "rate_limit_error"}
+_ANTHROPIC_TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error"}
+_ANTHROPIC_TYPES |= {404: "not_found_error", 413: "request_too_large", 429: "rate_limit_error", 503: "overloaded_error"}
+
+REASONS = {
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    408: "Request Timeout",
+    413: "Payload Too Large",
+    415: "Unsupported Media Type",
+    502: "Bad Gateway",
+    503: "Service Unavailable",
+    504: "Gateway Timeout",
+}
+
+
+@dataclass(eq=False)
+class Refusal(Exception):  # noqa: N818 -- an answer rather than a mistake of ours
+    """Why a request gets no instance: a sentence with its remedy, and a word for programs."""
+
+    status: int
+    code: str
+    message: str
+    retry_after_s: int | None = None
+
+
+def response(path: str, refusal: Refusal) -> bytes:
+    """The whole HTTP response; the connection ends with it."""
+    body = (json.dumps(error(path, refusal), ensure_ascii=False, separators=(",", ":")) + "\n").encode()
+    retry = "" if refusal.retry_after_s is None else f"Retry-After: {refusal.retry_after_s}\r\n"
+    head = (
+        f"HTTP/1.1 {refusal.status} {REASONS[refusal.status]}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n{retry}Connection: close\r\n\r\n"
+    )
+    return head.encode("ascii") + body
+
+
+def error(path: str, refusal: Refusal) -> dict[str, object]:
+    if path.startswith("/v1/messages"):
+        kind = _ANTHROPIC_TYPES.get(refusal.status, "api_error")
+        return {"type": "error", "error": {"type": kind, "message": refusal.message}}
+    if path.startswith("/v1/"):
+        kind = _OPENAI_TYPES.get(refusal.status, "api_error")
+        return {"error": {"message": refusal.message, "type": kind, "param": None, "code": refusal.code}}
+    return {"error": refusal.message}

@@ -1,0 +1,495 @@
+"""One request through the guard: read it whole, judge it, pass it on, relay the answer as it comes.
+
+Two protocols hold hands: `Exchange` on the connection from HAProxy's edge, `Upstream` on the one to its inner front
+end. Nothing of an answer is parsed but its head; a reader that is slow stops the sender.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from . import guard_dialect, guard_policy
+from .guard_accounts import Accounts
+from .guard_config import GuardConfig, Model
+from .guard_dialect import Refusal
+from .guard_http import END_OF_HEAD, LAST_CHUNK, MAX_HEAD_BYTES, BadHttp, Body, Head, TooLarge, parse_head, write_head
+from .guard_tokens import Tail
+
+READ_BYTES = 64 * 1024
+CONNECT_AGAIN_S = 0.01
+CONNECT_S = 5.0
+"""HAProxy's inner front end accepts within this time, or the gateway is out of order."""
+RETRY_AFTER_S = 10
+CLIENT_GONE = 499
+"""What is noted for a request whose client left before it had an answer; nginx and Ollama say the same."""
+LINGER_S = 10.0
+"""How long the rest of a refused body is read and thrown away: closed at once, the connection would break under the
+edge before it has read why."""
+LOWEST_PRIORITY = 2047
+"""HAProxy's bounds of set-priority-class; what is outside of them it cuts."""
+
+FINAL = {
+    "full": (503, "queue_full", "too many requests wait for {model} already"),
+    "sQ": (503, "queue_timeout", "{model} is busy: no place became free in the time that a request may wait"),
+    "SC": (503, "model_unavailable", "{model} is not ready: it is being loaded, or all its instances are down"),
+    "sC": (503, "model_unavailable", "{model} is not ready: it is being loaded, or all its instances are down"),
+    "sH": (504, "instance_timeout", "{model} gave no answer in time; ask for less, or try again"),
+}
+"""What HAProxy says of a failure for which another attempt is no remedy: its termination state (`%ts`, section 8.5 of
+its manual), or `full` by our own rule. S: the instance, s: a time-out; C: while connecting, H: before the answer's
+head, Q: in the queue."""
+BROKEN = (502, "instance_broke", "the instance of {model} broke off before it answered, and so did the next; try again")
+
+_HOP = frozenset(
+    {"connection", "keep-alive", "proxy-connection", "te", "trailer", "upgrade", "server", "x-flexi-model"}
+)
+"""Not for the client: between two programs only (RFC 9110, 7.6.1), or ours."""
+
+
+@dataclass
+class Worker:
+    """What all exchanges of a process share."""
+
+    loop: asyncio.AbstractEventLoop
+    config: GuardConfig
+    accounts: Accounts
+    buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(READ_BYTES)))
+    """What every connection reads into; whoever is called takes its bytes out at once."""
+    held_bytes: int = 0
+    open: set[Exchange] = field(default_factory=set)
+    on_idle: Callable[[], None] | None = None
+    """Called when the last exchange has ended."""
+
+
+class Exchange(asyncio.BufferedProtocol):
+    """The side of the client."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.config = worker.config  # a reload is for the next request
+        self._transport: asyncio.Transport | None = None
+        self._head_bytes = bytearray()
+        self._head: Head | None = None
+        self._body: Body | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._upstream: Upstream | None = None
+        self._held = 0
+        self._order: guard_policy.Order | None = None
+        self._path = ""
+        self._attempts = 0
+        self._started = time.monotonic()
+        self._told = False
+        self._lingering = False
+        self._request = b""
+        self.answering = False
+        self.first_byte: float | None = None
+        self.status = 0
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.queue_ms: int | None = None
+        self.group: str | None = None
+        self.tail = Tail()
+
+    # -- the connection
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self.worker.open.add(self)
+        self._timer = self.worker.loop.call_later(self.config.body_timeout_s, self._too_slow)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.worker.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._lingering:
+            return
+        try:
+            self._feed(bytes(self.worker.buffer[:nbytes]))
+        except Refusal as refusal:
+            self._refuse(refusal)
+        except BadHttp as error:
+            self._refuse(Refusal(400, "bad_request", f"the request is not understood: {error}"))
+        except TooLarge:
+            self._refuse(_too_large(self.config))
+
+    def eof_received(self) -> bool:
+        # HAProxy ends its side only when its client is gone (option abortonclose).
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._stop_timer()
+        self._release()
+        if self._upstream is not None:
+            self._upstream.abandon()
+            self._upstream = None
+        self.status = self.status or CLIENT_GONE
+        self._tell("client")
+        self.worker.open.discard(self)
+        if not self.worker.open and self.worker.on_idle is not None:
+            self.worker.on_idle()
+
+    def pause_writing(self) -> None:
+        if self._upstream is not None:
+            self._upstream.pause()
+
+    def resume_writing(self) -> None:
+        if self._upstream is not None:
+            self._upstream.resume()
+
+    # -- the request
+
+    def _feed(self, data: bytes) -> None:
+        if self._order is not None or self.status:
+            raise BadHttp("more than one request")
+        if self._body is None:
+            data = self._feed_head(data)
+        body = self._body
+        if body is None:
+            return
+        if data:
+            self.bytes_in += len(data)
+            self._hold(len(data))
+            body.feed(data)
+        if body.complete:
+            self._stop_timer()
+            self._judge(body)
+
+    def _feed_head(self, data: bytes) -> bytes:
+        """Read the head once it is there; what came behind it."""
+        self._head_bytes += data
+        end = self._head_bytes.find(END_OF_HEAD)
+        if end < 0:
+            if len(self._head_bytes) > MAX_HEAD_BYTES:
+                raise BadHttp("a head that does not end")
+            return b""
+        rest = bytes(self._head_bytes[end + len(END_OF_HEAD) :])
+        head = parse_head(self._head_bytes[:end])
+        self._head_bytes.clear()
+        method, _, target = head.line.partition(" ")
+        target, _, version = target.partition(" ")
+        self._path = target.partition("?")[0]
+        if version not in ("HTTP/1.1", "HTTP/1.0"):
+            raise BadHttp("no version of HTTP that is known")
+        if method != "POST":
+            raise Refusal(405, "method_not_allowed", "this path takes POST")
+        self._head = head
+        self._body = Body(head, self.config.body_limit_bytes)
+        if not rest and head.headers.get("expect", "").lower() == "100-continue":
+            self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return rest
+
+    def _judge(self, body: Body) -> None:
+        self._order = guard_policy.judge(
+            self.config, self._path, self._header("x-flexi-consumer"), self._header("x-flexi-class"), body.data
+        )
+        self._body = None
+        self._release()
+        self._hold(len(self._order.body))
+        headers = [
+            ("Host", "localhost"),  # Ollama answers foreign names with 403 where it listens on loopback only
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(self._order.body))),
+            ("X-Flexi-Backend", self._order.backend),
+            ("X-Flexi-Model", self._order.model.name),
+            ("X-Flexi-Priority", str(self._priority())),
+            ("X-Flexi-Consumer", self._header("x-flexi-consumer")),
+            ("X-Flexi-Id", self._header("x-flexi-id")),
+            ("Connection", "close"),
+        ]
+        self._request = write_head(f"POST {self._path} HTTP/1.1", headers)
+        self._connect(self.worker.loop.time() + CONNECT_S)
+
+    def _priority(self) -> int:
+        text = self._header("x-flexi-priority")
+        number = int(text) if text.lstrip("-").isdigit() and text.isascii() else 0
+        return max(-LOWEST_PRIORITY, min(LOWEST_PRIORITY, number))
+
+    def _header(self, name: str) -> str:
+        return self._head.headers.get(name, "") if self._head else ""
+
+    def _too_slow(self) -> None:
+        self._refuse(Refusal(408, "body_timeout", f"the body did not come within {self.config.body_timeout_s} s"))
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _hold(self, count: int) -> None:
+        if self.worker.held_bytes + count > self.config.bodies_limit_bytes:
+            message = "the gateway holds too many large requests already"
+            raise Refusal(503, "overloaded", f"{message}; try again in {RETRY_AFTER_S} s", RETRY_AFTER_S)
+        self._held += count
+        self.worker.held_bytes += count
+
+    def _release(self) -> None:
+        self.worker.held_bytes -= self._held
+        self._held = 0
+
+    # -- the instance
+
+    def _connect(self, until: float) -> None:
+        if self._transport is None:
+            return
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            # A Unix socket connects at once or not at all: EAGAIN means that the queue of those who knock is full.
+            sock.connect(self.config.inner)
+        except OSError:
+            sock.close()
+            if self.worker.loop.time() < until:
+                self.worker.loop.call_later(CONNECT_AGAIN_S, self._connect, until)
+            else:
+                message = f"the gateway is out of order; try again in {RETRY_AFTER_S} s"
+                self._refuse(Refusal(503, "gateway_down", message, RETRY_AFTER_S))
+            return
+        self._attempts += 1
+        upstream = self._upstream = Upstream(self)
+        task = self.worker.loop.create_task(self.worker.loop.create_connection(lambda: upstream, sock=sock))
+        upstream.opening = task  # the loop itself holds tasks weakly
+
+    def request(self) -> tuple[bytes, bytes]:
+        """Head and body for the instance."""
+        assert self._order is not None
+        return self._request, self._order.body
+
+    @property
+    def model(self) -> Model:
+        assert self._order is not None
+        return self._order.model
+
+    def failed(self, upstream: Upstream, reason: str) -> None:
+        """An attempt ended before its answer began. `reason` is a key of FINAL, or anything else."""
+        if upstream is not self._upstream or self._transport is None:
+            return
+        self._upstream = None
+        if reason not in FINAL and self._attempts <= self.config.retries:
+            self._connect(self.worker.loop.time() + CONNECT_S)
+            return
+        status, code, message = FINAL.get(reason, BROKEN)
+        retry = RETRY_AFTER_S if status == 503 else None
+        words = message.format(model=self.model.name) + (f"; try again in {retry} s" if retry else "")
+        self._refuse(Refusal(status, code, words, retry), end="instance")
+
+    def begin(self, status: int, head: Head) -> None:
+        """The head of the answer is there: from here on the client gets what the instance says."""
+        assert self._order is not None
+        self.answering = True
+        self._release()
+        self._request = b""
+        self.status = status
+        self.first_byte = time.monotonic()
+        self.group = head.headers.get("x-flexi-server")
+        queue = head.headers.get("x-flexi-queue-ms", "")
+        self.queue_ms = int(queue) if queue.isdigit() else None
+        headers = [
+            (name, value)
+            for name, value in head.lines
+            if (small := name.lower()) not in _HOP and not small.startswith(("x-flexi-", "access-control-"))
+        ]
+        headers.append(("X-Flexi-Model", self._order.model.name))
+        if self._order.set_aside:
+            headers.append(("X-Ignored-Options", ", ".join(self._order.set_aside)))
+        headers.append(("Connection", "close"))
+        self._write(write_head(head.line, headers))
+
+    def relay(self, data: bytes) -> None:
+        self.bytes_out += len(data)
+        self.tail.add(data)
+        transport = self._transport
+        if transport is not None:
+            transport.write(data)
+
+    def ended(self, upstream: Upstream, complete: bool) -> None:
+        """The instance's side is closed; what came is on its way."""
+        if upstream is not self._upstream:
+            return
+        self._upstream = None
+        self._tell("done" if complete else "instance")
+        self._close()
+
+    # -- the end
+
+    def _refuse(self, refusal: Refusal, end: str = "refused") -> None:
+        if self.answering or self.status or self._transport is None:
+            # Too late for words; the client sees an answer that has no end.
+            self._abort()
+            return
+        self._stop_timer()
+        self._release()
+        self._body = None
+        self.status = refusal.status
+        answer = guard_dialect.response(self._path, refusal)
+        self.bytes_out = len(answer)
+        self._write(answer)
+        self._tell(end)
+        if self._order is not None:
+            self._close()
+            return
+        self._lingering = True
+        self._transport.write_eof()
+        self._timer = self.worker.loop.call_later(LINGER_S, self._abort)
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def _close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def _abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _tell(self, end: str) -> None:
+        if self._told or not self._path:
+            return
+        self._told = True
+        now = time.monotonic()
+        prompt_tokens, answer_tokens = self.tail.counts() if self.answering else (None, None)
+        order, group = self._order, self.group
+        self.worker.accounts.tell(
+            {
+                "kind": "answer",
+                "at": round(time.time(), 3),
+                "id": self._header("x-flexi-id"),
+                "consumer": self._header("x-flexi-consumer"),
+                "class": self._header("x-flexi-class"),
+                "model": order.model.name if order else None,
+                "path": self._path if self._path in self.config.paths else None,
+                "status": self.status,
+                "stream": order.stream if order else False,
+                "queue_ms": self.queue_ms,
+                "first_byte_ms": None if self.first_byte is None else _ms(self.first_byte - self._started),
+                "total_ms": _ms(now - self._started),
+                "bytes_in": self.bytes_in,
+                "bytes_out": self.bytes_out,
+                "prompt_tokens": prompt_tokens,
+                "answer_tokens": answer_tokens,
+                "server": f"{self.config.hosts.get(group, '?')}/{group}" if group else None,
+                "end": end,
+                "retries": max(0, self._attempts - 1),
+            }
+        )
+
+
+class Upstream(asyncio.BufferedProtocol):
+    """The side of the instance: one attempt."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.opening: asyncio.Task[object] | None = None
+        self._exchange: Exchange | None = exchange
+        self._buffer = exchange.worker.buffer
+        self._transport: asyncio.Transport | None = None
+        self._head_bytes: bytearray | None = bytearray()
+        self._failed = ""
+        self._left: int | None = None
+        """Bytes of the body that have not come; None where it is chunked."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        if self._exchange is None:
+            transport.abort()
+            return
+        head, body = self._exchange.request()
+        if len(body) <= READ_BYTES:
+            transport.write(head + body)
+        else:
+            transport.write(head)
+            transport.write(body)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        data = bytes(self._buffer[:nbytes])
+        if self._head_bytes is not None:
+            data = self._feed_head(data)
+        if not data or self._exchange is None:
+            return
+        if self._left is not None:
+            self._left -= len(data)
+        self._exchange.relay(data)
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        exchange, self._exchange = self._exchange, None
+        if exchange is None:
+            return
+        if self._head_bytes is not None:
+            exchange.failed(self, self._failed or "closed")
+        else:
+            exchange.ended(self, exchange.tail.ends_with(LAST_CHUNK) if self._left is None else self._left == 0)
+
+    def pause(self) -> None:
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._transport is not None:
+            self._transport.resume_reading()
+
+    def abandon(self) -> None:
+        """Nobody wants the answer any more: the instance shall stop."""
+        self._exchange = None
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _feed_head(self, data: bytes) -> bytes:
+        """Read the head once it is there; what of the body came behind it."""
+        assert self._head_bytes is not None
+        self._head_bytes += data
+        end = self._head_bytes.find(END_OF_HEAD)
+        if end < 0 and len(self._head_bytes) <= MAX_HEAD_BYTES:
+            return b""
+        try:
+            head = parse_head(self._head_bytes[:end]) if end >= 0 else None
+            status = _status(head)
+            left = None if head is None or head.chunked else head.length
+        except BadHttp:
+            self._give_up("bad")
+            return b""
+        assert head is not None
+        reason = head.headers.get("x-flexi-failed")
+        if reason is not None:
+            self._give_up(reason)
+            return b""
+        rest = bytes(self._head_bytes[end + len(END_OF_HEAD) :])
+        self._head_bytes = None
+        self._left = left
+        if self._exchange is not None:
+            self._exchange.begin(status, head)
+        return rest
+
+    def _give_up(self, reason: str) -> None:
+        self._failed = reason
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def _status(head: Head | None) -> int:
+    """BadHttp where there is none."""
+    words = head.line.split(" ", 2) if head else []
+    if len(words) < 2 or not words[0].startswith("HTTP/1.") or not (words[1].isdigit() and len(words[1]) == 3):
+        raise BadHttp("no status line")
+    return int(words[1])
+
+
+def _too_large(config: GuardConfig) -> Refusal:
+    limit = config.body_limit_bytes / 2**20
+    return Refusal(413, "body_too_large", f"the body is larger than the {limit:g} MiB that are allowed; send less")
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
