@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+from flexi.plan import needs
 from flexi.plan.model import HostPlan
 
 MAX_CLOCK_OFFSET_S = 5
 """Far below the five minutes at which Kerberos and signed tokens fail, far above what a slow SSH answer explains."""
 MAX_DISK_USE_PERCENT = 90
 
-TIME_DAEMONS = (
-    "systemd-timesyncd.service",
-    "chrony.service",
-    "chronyd.service",
-    "ntpsec.service",
-    "ntp.service",
-)
+TIME_DAEMONS = tuple(unit for units in needs.TIME_DAEMONS.values() for unit in units)
+"""Units of which one has to keep the clock; flexi's own choice first."""
 STARTS_BY_ITSELF = ("enabled", "enabled-runtime", "static")
 """What `UnitFileState` may be of a unit that has to come back after a reboot (`man systemctl`, is-enabled)."""
 

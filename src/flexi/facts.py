@@ -11,7 +11,7 @@ from pyinfra.api import FactBase, StringCommand
 from pyinfra.api.command import QuoteString
 
 from flexi.plan.platforms import APT_SOURCES, APT_SOURCES_ONLY
-from flexi.truth import PROBE, HostTruth, parse
+from flexi.truth import booting_next, driver_version, is_mismatch, kernel_releases
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Gpu:
 class DriverTruth:
     """What the kernel and the user space say of the NVIDIA driver right now.
 
-    `running` is the loaded kernel module's version or None, `smi_error` the words of nvidia-smi where it fails.
+    `running` is the loaded kernel module's version or None, `smi_error` the first words of nvidia-smi where it fails.
     """
 
     running: str | None
@@ -42,15 +42,14 @@ class DriverTruth:
 
     @property
     def next_kernel(self) -> str | None:
-        """The kernel that the next boot starts, where it is another one than the running; None also where the running
-        one is in no package (a container, a kernel of the admin's own)."""
-        newest = self.kernels[-1] if self.kernel in self.kernels else self.kernel
+        """The kernel that the next boot starts, where it is another one than the running."""
+        newest = booting_next(self.kernels, self.kernel)
         return newest if newest != self.kernel else None
 
     @property
     def mismatch(self) -> bool:
         """The library was exchanged under the loaded module: the one complaint of nvidia-smi that a boot mends."""
-        return self.smi_error is not None and "version mismatch" in self.smi_error
+        return self.smi_error is not None and is_mismatch([self.smi_error])
 
     @property
     def running_major(self) -> int | None:
@@ -92,30 +91,33 @@ echo "nouveau=$([ -d /sys/module/nouveau ] && echo 1 || echo 0)"
 echo "boot_id=$(cat /proc/sys/kernel/random/boot_id)"
 echo "tried=$(cat {REBOOT_MARK} 2>/dev/null)"
 echo "kernel=$(cat /proc/sys/kernel/osrelease)"
-dpkg-query -W -f='${{db:Status-Status}} ${{Package}}\\n' 'linux-image-*' 2>/dev/null |
-  sed -nE 's/^installed linux-image-(unsigned-)?([0-9])/kernels=\\2/p' | sort -uV
-echo "smi=$(nvidia-smi -L 2>&1 >/dev/null | head -n1; nvidia-smi -L >/dev/null 2>&1 || echo "exit $?")"
+dpkg-query -W -f='${{db:Status-Status}} ${{Package}}\\n' 'linux-image-*' 2>/dev/null | sed -n 's/^installed /image=/p'
+smi=$(nvidia-smi -L 2>&1) || {{
+  status=$?
+  words=$(printf '%s\\n' "$smi" | grep -v '^GPU [0-9]*: ' | grep -m1 .)
+  echo "smi=${{words:-exit $status}}"
+}}
 """
 
 
 class NvidiaDriver(FactBase[DriverTruth]):
-    """The running driver. nvidia-smi prints its errors to standard output on some versions: the status decides."""
+    """The running driver. nvidia-smi prints NVML's errors to standard output, others to standard error, and of a lost
+    card in the middle of its list: the status decides, and whatever is no card's line is what it says."""
 
     def command(self) -> StringCommand:
         return StringCommand("sh", "-c", QuoteString(_DRIVER_TRUTH.strip()))
 
     def process(self, output: list[str]) -> DriverTruth:
         pairs = [line.split("=", 1) for line in output if "=" in line]
-        values = dict(pair for pair in pairs if pair[0] != "kernels")
-        version = re.search(r"\b(\d{3}\.\d+(?:\.\d+)*)\b", values.get("running", ""))
+        values = dict(pair for pair in pairs if pair[0] != "image")
         return DriverTruth(
-            running=version.group(1) if version else None,
+            running=driver_version(values.get("running", "")),
             nouveau=values.get("nouveau", "0") not in ("", "0"),
             smi_error=values.get("smi") or None,
             boot_id=values.get("boot_id", ""),
             tried_boot_id=values.get("tried") or None,
             kernel=values.get("kernel", ""),
-            kernels=tuple(pair[1].strip() for pair in pairs if pair[0] == "kernels"),
+            kernels=kernel_releases(pair[1].strip() for pair in pairs if pair[0] == "image"),
         )
 
 
@@ -130,6 +132,8 @@ class BootId(FactBase[str]):
 
 
 STAMPS = "/var/lib/flexi/applied"
+INCOMING = ".incoming"
+"""In a directory that files are pushed to: what has arrived of a file so far, by its digest."""
 ARRIVED = ".arrived"
 """In a directory that files were pushed to: digest, size, inode and path of each as it arrived."""
 
@@ -263,7 +267,7 @@ class BundleFiles(FactBase[BundleTruth]):
         script = (
             f"free=$(for d in {home} /var/lib; do df -Pk $d 2>/dev/null | awk 'NR==2{{print $4}}'; done | head -n1); "
             f'echo "free $free"; cd {home} 2>/dev/null || exit 0; sed "s/^/arrived /" {ARRIVED} 2>/dev/null; '
-            "for d in apt models; do [ ! -d $d ] || find $d -type f -printf 'file - %s %i %p\\n'; done"
+            f"for d in apt models {INCOMING}; do [ ! -d $d ] || find $d -type f -printf 'file - %s %i %p\\n'; done"
         )
         return StringCommand("sh", "-c", QuoteString(script))
 
@@ -312,16 +316,6 @@ class NftTable(FactBase[bool]):
 
     def process(self, output: list[str]) -> bool:
         return "yes" in output
-
-
-class HostFacts(FactBase[HostTruth]):
-    """Everything that is true on the host, by one look that changes nothing."""
-
-    def command(self) -> StringCommand:
-        return StringCommand("sh", "-c", QuoteString(PROBE))
-
-    def process(self, output: list[str]) -> HostTruth:
-        return parse("\n".join(output))
 
 
 DRAIN_SWITCHES = "/etc/flexi/drain.d"

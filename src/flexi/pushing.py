@@ -13,16 +13,16 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import IO
 
 from flexi import remote
 from flexi.bundle.progress import Bars
 from flexi.errors import FlexiError
-from flexi.facts import ARRIVED
+from flexi.facts import ARRIVED, INCOMING
 from flexi.plan.model import SshPlan
 
-INCOMING = ".incoming"
 TRIES = 3
 """Connections for one push; a transfer that was cut goes on with the next."""
 PIECE = 256 * 1024
@@ -117,14 +117,18 @@ def _push_once(ssh: SshPlan, items: list[Item], home: str, bars: Bars, owner: st
 
 
 def _send(item: Item, have: int, pipe: IO[bytes], bars: Bars) -> None:
-    """One file, from where its half on the host ends."""
+    """One file, from where its half on the host ends. FlexiError where it cannot be read."""
     offset = have if 0 < have <= item.size else 0
     bar = bars.bar(item.path, item.size, offset)
-    with item.source.open("rb") as file:
+    try:
+        file = item.source.open("rb")
+    except OSError as error:
+        raise FlexiError(f"{item.source} cannot be read: {error.strerror}") from None
+    with file:
         file.seek(offset)
         pipe.write(f"{item.sha256} {item.size} {offset} {item.path}\n".encode())
         left = item.size - offset
-        while left and (piece := file.read(min(PIECE, left))):
+        while left and (piece := _read(file, min(PIECE, left))):
             pipe.write(piece)
             left -= len(piece)
             bar.advance(len(piece))
@@ -134,19 +138,37 @@ def _send(item: Item, have: int, pipe: IO[bytes], bars: Bars) -> None:
     bar.finished("sent")
 
 
+def _read(file: BufferedReader, size: int) -> bytes:
+    """A bad disk or a network file system that went away is no traceback."""
+    try:
+        return file.read(size)
+    except OSError as error:
+        raise FlexiError(f"{file.name} cannot be read: {error.strerror}") from None
+
+
 def _half(ssh: SshPlan, home: str) -> dict[str, int]:
     """Digest to bytes of what an earlier transfer left. FlexiError where the host cannot be asked."""
     text = _ask(ssh, _HALF.format(home=home, incoming=INCOMING))
     return {line.split()[0]: int(line.split()[1]) for line in text.splitlines() if len(line.split()) == 2}
 
 
+# One that was taken away since, or changed, has not arrived: it has another size or inode than the record says.
+_THERE = """
+cd {home} 2>/dev/null || exit 0
+[ ! -f {arrived} ] || while read -r sha256 size inode path; do
+  [ "$(find "$path" -printf '%s %i' 2>/dev/null)" != "$size $inode" ] || echo "$sha256 $path"
+done <{arrived}
+"""
+
+
 def _arrived(ssh: SshPlan, home: str) -> dict[str, str]:
+    """Path to digest of what lies on the host as it arrived."""
     try:
-        text = _ask(ssh, f"cat {home}/{ARRIVED} 2>/dev/null || true")
+        text = _ask(ssh, _THERE.format(home=home, arrived=ARRIVED))
     except FlexiError:
         return {}
-    fields = [line.split(" ", 3) for line in text.splitlines()]
-    return {entry[3]: entry[0] for entry in fields if len(entry) == 4}
+    pairs = [line.partition(" ") for line in text.splitlines()]
+    return {path: sha256 for sha256, _, path in pairs}
 
 
 def _ask(ssh: SshPlan, command: str) -> str:

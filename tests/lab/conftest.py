@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
-from lab_site import UP_TIMEOUT_S, Site, flexi, parse_env
+from lab_site import UP_TIMEOUT_S, Figure, Site, flexi, parse_env
 
 from flexi.lab.lab import Lab
+from flexi.paths import ROOT
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +36,33 @@ def site(machines: Lab) -> Site:
     env = flexi("lab", "env", "--name", machines.name)
     assert env.status == 0, env.text
     return Site(machines, parse_env(env.stdout))
+
+
+FIGURE = "figure"
+OURS = re.compile(r"(?:test|bare)(\d+)")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Labs of workers that died without taking theirs down."""
+    labs = ROOT / ".lab"
+    if hasattr(session.config, "workerinput") or not labs.is_dir():
+        return
+    for directory in labs.iterdir():
+        ours = OURS.fullmatch(directory.name)
+        if ours and not Path("/proc", ours[1]).exists():
+            Lab(directory.name).down()
+
+
+@pytest.fixture
+def figure(record_property: Callable[[str, object], None]) -> Figure:
+    """Say what was counted or measured: the run's last lines show it, also of tests that passed."""
+    return lambda text: record_property(FIGURE, text)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [*terminalreporter.stats.get("passed", ()), *terminalreporter.stats.get("failed", ())]
+    figures = [text for report in reports for name, text in report.user_properties if name == FIGURE]
+    if figures:
+        terminalreporter.section("figures")
+        for text in figures:
+            terminalreporter.write_line(text)

@@ -22,6 +22,7 @@ from flexi.plan.model import Plan
 from flexi.site import load_site
 
 UP_TIMEOUT_S = 1200
+Figure = Callable[[str], None]
 Change = tuple[str, str]
 """A host and the name of an operation that changed it."""
 

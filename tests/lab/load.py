@@ -46,6 +46,10 @@ class Load:
     def lost(self) -> dict[str, int]:
         return {what: count for what, count in self.outcomes.items() if what != "ok"}
 
+    def report(self, meanwhile: str) -> str:
+        lost = ", ".join(f"{count} x {what}" for what, count in self.lost.items()) or "none"
+        return f"{meanwhile}: {self.answered} answers under load, lost: {lost}; the longest took {self.longest_s:.1f} s"
+
     def _run(self, stream: bool) -> None:
         while not self._stop.is_set():
             start = time.monotonic()

@@ -9,7 +9,7 @@ import time
 import ollama
 import openai
 import pytest
-from lab_site import Site, flexi, until
+from lab_site import Figure, Site, flexi, until
 
 
 def model_of(site: Site, host: str) -> str:
@@ -151,7 +151,7 @@ def test_no_secret_is_readable_by_others_or_in_a_log(site: Site) -> None:
     assert listing == ["600", "root"]
 
 
-def test_an_unloaded_model_comes_back(site: Site) -> None:
+def test_an_unloaded_model_comes_back(site: Site, figure: Figure) -> None:
     """Unloading a model by hand heals without anyone acting."""
     model = model_of(site, "server-a")
     instance = next(i for i in site.plan.instances if any(m.name == model for m in i.models) and i.host == "server-a")
@@ -164,4 +164,4 @@ def test_an_unloaded_model_comes_back(site: Site) -> None:
         return any(m["name"] == model and int(m["expires_at"][:4]) > 2100 for m in models)
 
     seconds = until(resident, 60, f"{model} is resident again")
-    print(f"healed: {model} unloaded by hand: resident again after {seconds:.1f} s")
+    figure(f"healed: {model} unloaded by hand: resident again after {seconds:.1f} s")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
-from lab_site import Site, flexi, until
+from lab_site import Figure, Site, flexi, until
 from test_20_service import model_of
 
 
-def test_a_killed_instance_comes_back(site: Site) -> None:
+def test_a_killed_instance_comes_back(site: Site, figure: Figure) -> None:
     model = model_of(site, "server-b")
     instance = next(i for i in site.plan.instances if i.host == "server-b")
     before = site.ssh("server-b", f"systemctl show -p MainPID --value {instance.unit}").stdout.strip()
@@ -23,10 +23,10 @@ def test_a_killed_instance_comes_back(site: Site) -> None:
         "systemd starts it again",
     )
     until(lambda: site.answers(model), 120, f"{model} answers through the gateway")
-    print(f"healed: {instance.unit} killed: {model} answers again after {time.monotonic() - start:.1f} s")
+    figure(f"healed: {instance.unit} killed: {model} answers again after {time.monotonic() - start:.1f} s")
 
 
-def test_a_rebooted_server_comes_back(site: Site) -> None:
+def test_a_rebooted_server_comes_back(site: Site, figure: Figure) -> None:
     model = model_of(site, "server-b")
     boot = site.ssh("server-b", "cat /proc/sys/kernel/random/boot_id").stdout
     start = time.monotonic()
@@ -38,7 +38,7 @@ def test_a_rebooted_server_comes_back(site: Site) -> None:
 
     until(rebooted, 120, "server-b boots again")
     until(lambda: site.answers(model), 180, f"{model} answers through the gateway")
-    print(f"healed: server-b rebooted: {model} answers again after {time.monotonic() - start:.1f} s")
+    figure(f"healed: server-b rebooted: {model} answers again after {time.monotonic() - start:.1f} s")
 
 
 def test_all_is_well_again(site: Site) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab_site import Site, another, flexi, until
+from lab_site import Figure, Site, another, flexi, until
 from load import Load
 
 from flexi.lab import services
@@ -102,14 +102,12 @@ def test_the_old_groups_store_is_gone(site: Site, eight: Path) -> None:
     assert site.ssh("server-a", "sudo ls /var/lib/ollama").stdout.split() == list(BEFORE)
 
 
-def test_a_model_moves_without_a_lost_request_or_a_download(site: Site, eight: Path) -> None:
+def test_a_model_moves_without_a_lost_request_or_a_download(site: Site, eight: Path, figure: Figure) -> None:
     before = downloads(site)
     with Load(site.url, site.key, PHI) as phi, Load(site.url, site.key, LLAMA) as llama:
         path = deployed(site, AFTER, "moved")
-    print(
-        f"while {PHI} moved from g0 to g1: {phi.answered} answers, lost {phi.lost}; the longest {phi.longest_s:.1f} s"
-    )
-    print(f"meanwhile {LLAMA} on eight groups: {llama.answered} answers, lost {llama.lost}")
+    figure(phi.report(f"{PHI} moved from g0 to g1"))
+    figure(llama.report(f"meanwhile {LLAMA} on eight groups"))
     assert (phi.lost, llama.lost) == ({}, {})
     assert min(phi.answered, llama.answered) > 50
     assert flexi("status", str(path)).status == 0

@@ -309,6 +309,9 @@ class ModelHost:
         self.held |= set(names)
         self.files[own.HOLDS] = File("\n".join(names).encode())
 
+    def _unhold(self, script: str, match: re.Match[str]) -> None:
+        self.held -= set(match[1].split())
+
     def _install(self, script: str, match: re.Match[str]) -> None:
         self.apt(match[1].split(), [])
 
@@ -332,15 +335,16 @@ class ModelHost:
         r"systemctl reboot": _reboot,
         r"flexi-firewall-rollback": _firewall,
         rf"mv -f {own.STAMPS}/(\S+)\.new": _stamp,
-        r"apt-mark hold ([^;]+);": _hold,
-        r"apt-get -y install --no-install-recommends (\S+) \|\|": _install,
+        r"apt-mark hold ([^;]+) 2>&1\)": _hold,
+        r"apt-mark unhold ([^;]+) 2>&1\)": _unhold,
+        r"install --no-install-recommends (\S+) \|\|": _install,
         rf"boot_id {own.REBOOT_MARK}": _mark_boot,
         r"version='([^']+)' wanted=": _release,
         r"Authorization: Bearer": _health_key,
         rf"for f in ({own.DRAIN_SWITCHES}[^;]*); do .*echo \"([^\"]+)\"": _drain,
         rf"rm -f ({own.DRAIN_SWITCHES}.*)": _give_back,
         rf"rm -rf --one-file-system -- ({own.OLLAMA_HOMES}/\S+)": _remove_store,
-        r"apt-cache madison|gpg --batch|\|\| \{ rm -f|/api/ps": _nothing,
+        r"apt-get -qq update|apt-cache madison|gpg --batch|\|\| \{ rm -f|/api/ps": _nothing,
     }
 
     def _simple(self, words: list[str]) -> None:
@@ -365,10 +369,6 @@ class ModelHost:
                 if self.packages.get(name) != version:
                     self.packages[name] = version
                     queue += self.brings.get(name, ())
-
-    def _do_apt_mark(self, words: list[str]) -> None:
-        if words[0] == "unhold":
-            self.held -= set(words[1:])
 
     def _do_mkdir(self, words: list[str]) -> None:
         self.directories.setdefault(words[-1], File(mode=755))

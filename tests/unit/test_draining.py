@@ -193,6 +193,32 @@ def test_a_host_that_is_not_right_stays_drained_and_fails(
     assert not any("rm -f" in command for command in commands_of(state, "h"))
 
 
+def test_a_host_that_does_not_answer_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that breaks or a command that takes too long: the look is empty, and says nothing about anybody."""
+    slept: list[int] = []
+    answers = [[], agent(told=False, drained=True), [], [], agent(drained=True)]
+    monkeypatch.setattr(time, "sleep", lambda _: slept.append(1))
+    monkeypatch.setattr("flexi.operations.draining._look", lambda *_: read_looks(answers[min(len(slept), 4)]))
+    state = state_of(("h", {"systemctl list-units": ["ollama@a.service"], "sha256sum": ["new", "old"]}))
+    restart(state)
+    run_ops(state)
+    assert len(slept) == 4, "drained"
+    slept.clear()
+    # In memory again at the second look; that the gateway knows is seen at the fifth.
+    answers = [[], agent(drained=True), [], [], agent()]
+    looked: list[int] = []
+
+    def look(*_: object) -> Any:
+        looked.append(1)
+        return read_looks(answers[min(len(looked) - 1, 4)])
+
+    monkeypatch.setattr("flexi.operations.draining._look", look)
+    state = state_of(("h", GPUS))
+    give_back(state)
+    run_ops(state)
+    assert len(looked) == 5, "given back"
+
+
 def test_a_model_that_does_not_come_back_keeps_its_host_drained(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -84,7 +84,7 @@ def test_a_unit_that_does_not_come_back_is_named(checks: Callable[[str], Any], l
         hosts.test_units(gateway, FakeHost({"systemctl show": show(*states)}))
 
 
-@pytest.mark.parametrize("daemon", ["systemd-timesyncd", "chrony", "chronyd", "ntpsec", "ntp"])
+@pytest.mark.parametrize("daemon", ["systemd-timesyncd", "chrony", "chronyd", "ntpsec", "ntp", "openntpd"])
 def test_any_time_daemon_will_do(checks: Callable[[str], Any], daemon: str) -> None:
     hosts = checks("test_hosts")
     off = ("systemd-timesyncd.service", "inactive", "")

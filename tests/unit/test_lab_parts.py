@@ -83,17 +83,24 @@ def test_addresses_inside_and_outside_belong_together() -> None:
         assert str(outside).split(".")[-1] == machine.address.split(".")[-1]
 
 
-def test_forwarding_is_put_back_with_the_last_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    forward = tmp_path / "ip_forward"
-    forward.write_text("0\n")
-    monkeypatch.setattr(network, "FORWARD", forward)
+def test_this_computers_settings_are_put_back_with_the_last_lab(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {"FORWARD": ("ip_forward", "0\n"), "INOTIFY": ("max_user_instances", "128\n")}
+    files = {name: tmp_path / file for name, (file, _) in before.items()}
+    for name, file in files.items():
+        file.write_text(before[name][1])
+        monkeypatch.setattr(network, name, file)
     monkeypatch.setattr(network, "REMEMBERED", tmp_path / "remembered")
     monkeypatch.setattr(network, "NAMESPACES", tmp_path / "netns")
     network._remember_host()
-    forward.write_text("1\n")
+    for file in files.values():
+        file.write_text("1024\n")
     network._remember_host()
     network._restore_host()
-    assert forward.read_text() == "0\n"
+    assert {name: file.read_text() for name, file in files.items()} == {
+        name: text for name, (_, text) in before.items()
+    }
     assert not (tmp_path / "remembered").exists()
     network._restore_host()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -76,6 +77,16 @@ def test_what_arrived_is_not_sent_again(host: HostPlan) -> None:
 )
 def test_what_is_not_as_the_bundle_says_is_a_change(host: HostPlan, lines: list[str]) -> None:
     assert predicted(host, there(*lines))
+
+
+def test_a_half_that_nothing_will_continue_is_removed(host: HostPlan) -> None:
+    """Also by the packages' turn, which comes first; the half of a model waits for the models' turn."""
+    halves = [f"file - 7 1 .incoming/{digest * 64}" for digest in "ac"]
+    fake = Fake(there(*whole(BLOB), *whole(LIST), *halves))
+    _, commands = fake.run(received, plan=host, part="apt")
+    (removed,) = [command for command in commands if "rm -f" in command]
+    assert shlex.split(removed)[2] == f"cd /var/lib/flexi/bundle && rm -f -- .incoming/{'c' * 64}"
+    assert not predicted(host, there(*whole(BLOB), *whole(LIST), halves[0]))
 
 
 def test_the_last_arrival_counts() -> None:

@@ -74,7 +74,7 @@ def truth(
     kernels: tuple[str, ...] = ("5.15.0-186-generic",),
 ) -> dict[str, object]:
     lines = [f"running={running}", f"nouveau={nouveau}", f"boot_id={boot}", f"tried={tried}", f"smi={smi}"]
-    lines += ["kernel=5.15.0-186-generic", *(f"kernels={release}" for release in kernels)]
+    lines += ["kernel=5.15.0-186-generic", *(f"image=linux-image-{release}" for release in kernels)]
     return {"/proc/driver/nvidia/version": lines}
 
 
@@ -162,7 +162,7 @@ def test_another_kernel_is_booted_only_with_permission_and_never_asked_for() -> 
 
 def test_a_kernel_that_no_package_knows_is_not_waited_for() -> None:
     """A kernel of the admin's own, or a container's: that an older one is installed says nothing."""
-    assert NvidiaDriver().process(["kernel=6.12.1-own", "kernels=5.15.0-186-generic"]).next_kernel is None
+    assert NvidiaDriver().process(["kernel=6.12.1-own", "image=linux-image-5.15.0-186-generic"]).next_kernel is None
 
 
 def test_a_boot_that_did_not_help_is_not_repeated(caplog: pytest.LogCaptureFixture) -> None:
@@ -191,6 +191,54 @@ def test_the_running_version_is_read_from_the_kernel(line: str, version: str | N
     assert NvidiaDriver().process([f"running={line}", "nouveau=0", "boot_id=b"]).running == version
 
 
+SMI_WORDS = {
+    "healthy": ("echo 'GPU 0: NVIDIA A40 (UUID: GPU-0)'", None, False),
+    "a warning": ("echo 'GPU 0: A40 (UUID: GPU-0)'; echo 'WARNING: infoROM is corrupted' >&2", None, False),
+    "the library was changed": (
+        "echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18",
+        "Failed to initialize NVML: Driver/library version mismatch",
+        True,
+    ),
+    "no driver": (
+        'echo "NVIDIA-SMI has failed because it couldn\'t communicate with the NVIDIA driver."; echo; exit 9',
+        "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.",
+        False,
+    ),
+    "a lost card": (
+        "echo 'GPU 0: A40 (UUID: GPU-0)'; echo 'Unable to determine the device handle: GPU is lost.'; exit 15",
+        "Unable to determine the device handle: GPU is lost.",
+        False,
+    ),
+    "on standard error": ("echo 'Segmentation fault' >&2; exit 139", "Segmentation fault", False),
+    "without a word": ("exit 6", "exit 6", False),
+}
+
+
+@pytest.mark.parametrize("case", SMI_WORDS)
+def test_what_nvidia_smi_says_where_it_fails(case: str, tmp_path: Path) -> None:
+    """The fact's own text, run by sh, with an nvidia-smi that answers as the real one: NVML's errors on its output."""
+    answer, words, mismatch = SMI_WORDS[case]
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text(f"#!/bin/sh\n{answer}\n")
+    smi.chmod(0o755)
+    argv = shlex.split(NvidiaDriver().command().get_raw_value())
+    done = subprocess.run(argv, capture_output=True, text=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False)
+    truth = NvidiaDriver().process(done.stdout.splitlines())
+    assert (truth.smi_error, truth.mismatch) == (words, mismatch)
+    assert truth.boot_id
+
+
+def test_kernels_are_read_from_their_packages_and_sorted_by_number(tmp_path: Path) -> None:
+    query = tmp_path / "dpkg-query"
+    names = ("linux-image-unsigned-5.15.0-186-generic", "linux-image-5.15.0-91-generic", "linux-image-generic")
+    listing = "".join(f"echo installed {name}\n" for name in names)
+    query.write_text(f"#!/bin/sh\n{listing}echo config-files linux-image-5.15.0-200-generic\n")
+    query.chmod(0o755)
+    argv = shlex.split(NvidiaDriver().command().get_raw_value())
+    done = subprocess.run(argv, capture_output=True, text=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False)
+    assert NvidiaDriver().process(done.stdout.splitlines()).kernels == ("5.15.0-91-generic", "5.15.0-186-generic")
+
+
 def test_gpus_of_a_failing_nvidia_smi_are_none() -> None:
     words = ["Failed to initialize NVML: Driver/library version mismatch", "NVML library version: 535.309"]
     assert NvidiaGpus().process(words) == []
@@ -204,7 +252,7 @@ def test_only_installed_packages_are_held() -> None:
     fake = Fake({"dpkg -l": INSTALLED, "apt-mark showhold": ["linux-generic", "="]})
     predicted, commands = fake.run(held, packages=WANTED_HOLDS)
     assert predicted
-    assert "apt-mark hold nvidia-utils-535-server linux-generic;" in commands[-1]
+    assert "apt-mark hold nvidia-utils-535-server linux-generic 2>&1" in commands[-1]
 
 
 def test_holds_of_ours_stay() -> None:
@@ -222,14 +270,14 @@ def test_a_change_of_branch_lets_go_of_our_holds_and_of_no_others() -> None:
         unheld_but, packages=("nvidia-utils-580-server", "linux-generic")
     )
     assert predicted
-    assert commands[-1].endswith("apt-mark unhold nvidia-utils-535-server")
+    assert "apt-mark unhold nvidia-utils-535-server 2>&1" in commands[-1]
 
 
 def test_installed_packages_need_no_index() -> None:
     """A fresh index would be a change at every run (pyinfra's cache_time)."""
     predicted, commands = Fake({"dpkg -l": INSTALLED}).run(installed, packages=("linux-generic",))
     assert not predicted
-    assert not any("apt-get update" in command for command in commands)
+    assert not any("apt-get" in command for command in commands)
 
 
 def test_missing_packages_are_looked_up_anew() -> None:
@@ -295,7 +343,7 @@ def test_a_kernels_modules_are_asked_for_by_name_where_no_meta_package_brings_th
     assert not [command for command in map(str, fake.host.connector.executed_commands) if "apt-get -y" in command]
 
 
-@pytest.mark.parametrize("daemon", ["chrony", "ntpsec", "systemd-timesyncd"])
+@pytest.mark.parametrize("daemon", ["chrony", "ntpsec", "openntpd", "systemd-timesyncd"])
 def test_a_time_daemon_of_the_hosts_own_stays(daemon: str) -> None:
     predicted, _ = Fake({"dpkg -l": [f"ii  {daemon}  1.0  amd64  clock"]}).run(time_daemon)
     assert not predicted

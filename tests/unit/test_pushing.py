@@ -24,7 +24,7 @@ ROOT_LOGIN = SshPlan(address="192.0.2.1", user="root")
 # sends a file breaks, once for each line.
 SSH = """#!/bin/sh
 for command; do :; done
-case $command in *'read -r'*) ;; *) exec sh -c "$command" ;; esac
+case $command in *'head -c'*) ;; *) exec sh -c "$command" ;; esac
 echo sent >>{log}
 limit=$(head -n1 {cut} 2>/dev/null)
 [ -n "$limit" ] || exec sh -c "$command"
@@ -110,6 +110,15 @@ def test_a_cut_transfer_goes_on_where_it_broke(host: Host) -> None:
     assert host.connections == 3, "700 kB in pieces of 300: each connection went on where the last one broke"
 
 
+def test_what_was_there_once_and_is_gone_is_sent_again_over_a_broken_line(host: Host) -> None:
+    """The record of its first arrival says nothing about a second."""
+    host.push()
+    (host.home / "models/blobs/big").unlink()
+    host.cut.write_text("300000\n")
+    host.push()
+    assert host.has_all()
+
+
 def test_a_line_that_is_always_cut_leaves_what_came(host: Host) -> None:
     host.cut.write_text("100000\n" * pushing.TRIES)
     with pytest.raises(FlexiError, match=r"cut; what has arrived stays"):
@@ -140,6 +149,19 @@ def test_a_file_that_is_not_what_the_list_says_never_gets_its_name(host: Host) -
 def test_a_file_that_became_shorter_is_said(host: Host) -> None:
     host.items[0].source.write_bytes(b"y" * 10)
     with pytest.raises(FlexiError, match="became shorter"):
+        host.push()
+
+
+def test_a_file_that_vanished_is_said(host: Host) -> None:
+    host.items[0].source.unlink()
+    with pytest.raises(FlexiError, match=r"models/blobs/big cannot be read: No such file"):
+        host.push()
+
+
+def test_a_disk_that_cannot_be_read_is_said(host: Host) -> None:
+    """What a bad sector or a network file system that went away does; /proc/self/mem cannot be read at its start."""
+    host.items[:] = [Item(Path("/proc/self/mem"), "x", "0" * 64, 700_000)]
+    with pytest.raises(FlexiError, match=r"/proc/self/mem cannot be read: Input/output error"):
         host.push()
 
 

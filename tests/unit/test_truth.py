@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from flexi.facts import HostFacts
+from flexi.expectations import TIME_DAEMONS
 from flexi.truth import PROBE, HostTruth, parse
 
 GPU_A = "GPU-11111111-2222-3333-4444-555555555555"
@@ -132,11 +131,6 @@ def test_a_bare_host_is_an_answer(run: Run) -> None:
     assert (truth.driver, truth.smi_status, truth.packages, truth.instances) == (None, None, (), ())
     assert not truth.deployed
     assert truth.secure_boot is False
-
-
-def test_the_fact_runs_the_same_probe() -> None:
-    assert shlex.split(HostFacts().command().get_raw_value()) == ["sh", "-c", PROBE]
-    assert HostFacts().process(["probe=1", "kernel=6.1.0-25-amd64"]).kernel == "6.1.0-25-amd64"
 
 
 def test_a_host_in_service(run: Run, bin_: Path, root: Path) -> None:
@@ -373,16 +367,23 @@ def test_candidates_with_their_archives() -> None:
     assert (firmware.version, firmware.changes) == (None, False)
 
 
+def test_the_probe_looks_at_every_time_daemon() -> None:
+    assert [unit for unit in TIME_DAEMONS if f" {unit} " not in PROBE.replace("\n", " ")] == []
+
+
 def test_packages_kernels_and_versions() -> None:
     lines = [
         "hold|installed|linux-image-5.15.0-91-generic|5.15.0-91.101|kernel|Signed kernel image generic",
         "install|installed|linux-image-5.15.0-122-generic|5.15.0-122.132|kernel|Signed kernel image generic",
         "hold|installed|linux-image-generic|5.15.0.122.122|kernel|Generic Linux kernel image",
+        "install|installed|linux-image-5.15.0-122-generic-dbg|5.15.0-122.132|kernel|boots nothing",
         "hold|installed|linux-modules-nvidia-535-server-5.15.0-91-generic|5.15.0-91.101|kernel|modules | with a bar",
         "hold|installed|libnvidia-compute-535-server|535.309.01-0ubuntu0.22.04.2|oldlibs|(transitional package)",
         "install|unpacked|libnvidia-compute-580-server|580.65.06-0ubuntu0.22.04.1|libs|NVIDIA libcompute package",
     ]
-    truth = parse("probe=1\n" + "".join(f"package={line}\n" for line in lines))
+    text = "probe=1\nkernel=5.15.0-91-generic\n" + "".join(f"package={line}\n" for line in lines)
+    truth = parse(text)
+    assert parse(text.replace("kernel=5.15.0-91-generic", "kernel=6.12-own")).next_kernel == "6.12-own"
     assert truth.kernels == ("5.15.0-91-generic", "5.15.0-122-generic")
     assert truth.next_kernel == "5.15.0-122-generic"
     assert truth.has_modules("5.15.0-91-generic")

@@ -53,7 +53,7 @@ def _next_boot(case: Case) -> Iterator[Finding]:
     assert wanted is not None
     kernel = truth.next_kernel
     built = [module for module in truth.modules if module.kernel == kernel]
-    if truth.kernels and not truth.has_modules(kernel):
+    if kernel in truth.kernels and not truth.has_modules(kernel):
         what = f"kernel {kernel} is the next to boot and has no NVIDIA module"
         package = wanted.module_package.format(release=kernel)
         yield case.finding(kinds.KERNEL_WITHOUT_MODULES, what, package=package, kernel=kernel)

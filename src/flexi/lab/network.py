@@ -24,6 +24,9 @@ from .topology import NETWORK, PREFIX_LENGTH, ROUTER, SERVICES, UPLINK_NETWORK, 
 HOST_BYTE = 254
 LOCK = "network"
 FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
+INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
+INOTIFY_INSTANCES = 1024
+"""A booted machine takes some ten, and the machines of all labs share root's, which often are 128 (measured)."""
 NAMESPACES = Path("/run/netns")
 REMEMBERED = Path("/run/flexi-lab")
 """What this machine was like before its first lab."""
@@ -59,6 +62,8 @@ def create(naming: Naming, machines: Sequence[MachineSpec]) -> int:
         _run(*inside(naming.router), "sh", "-c", f"echo 1 >{FORWARD}")
         _ip(None, _uplink_commands(naming, number))
         FORWARD.write_text("1\n", encoding="ascii")
+        if int(INOTIFY.read_text(encoding="ascii")) < INOTIFY_INSTANCES:
+            INOTIFY.write_text(f"{INOTIFY_INSTANCES}\n", encoding="ascii")
         # Last: `_complete` looks for it.
         _nft(None, _host_rules(naming, number))
         return number
@@ -178,9 +183,10 @@ def _remove(naming: Naming) -> None:
 
 def _remember_host() -> None:
     REMEMBERED.mkdir(exist_ok=True)
-    forward = REMEMBERED / "ip_forward"
-    if not forward.exists():
-        forward.write_text(FORWARD.read_text(encoding="ascii"), encoding="ascii")
+    for setting in (FORWARD, INOTIFY):
+        before = REMEMBERED / setting.name
+        if not before.exists():
+            before.write_text(setting.read_text(encoding="ascii"), encoding="ascii")
     # Not os.path.ismount: it does not see a directory that is bound to itself.
     mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
     if f" {NAMESPACES} " not in mounts:
@@ -190,10 +196,11 @@ def _remember_host() -> None:
 def _restore_host() -> None:
     if not REMEMBERED.is_dir():
         return
-    forward = REMEMBERED / "ip_forward"
-    if forward.exists():
-        FORWARD.write_text(forward.read_text(encoding="ascii"), encoding="ascii")
-        forward.unlink()
+    for setting in (FORWARD, INOTIFY):
+        before = REMEMBERED / setting.name
+        if before.exists():
+            setting.write_text(before.read_text(encoding="ascii"), encoding="ascii")
+            before.unlink()
     # `ip netns add` makes the directory a mount point of its own, for good.
     if (REMEMBERED / "netns").exists() and NAMESPACES.is_dir() and not any(NAMESPACES.iterdir()):
         subprocess.run(["umount", str(NAMESPACES)], stderr=subprocess.DEVNULL, check=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from flexi import pushing
 from flexi.bundle import manifest
 from flexi.bundle.progress import Bars
 from flexi.errors import FlexiError
-from flexi.facts import BundleFiles
+from flexi.facts import INCOMING, BundleFiles
 from flexi.operations.refusal import refuse, say
 from flexi.plan.model import HostPlan
 from flexi.pushing import Item
@@ -25,21 +26,24 @@ from flexi.pushing import Item
 
 @operation()
 def received(plan: HostPlan, part: str, owner: str = "root") -> Generator[StringCommand | FunctionCommand, None, None]:
-    """Bring what the host needs of a part of its bundle (apt, models), and remove what an older bundle left of it."""
+    """Bring what the host needs of a part of its bundle (apt, models), and remove what an older bundle left of it, and
+    halves of transfers that nothing will continue."""
     assert plan.bundle is not None
     truth = host.get_fact(BundleFiles, home=plan.bundle.home)
     folder = Path(plan.bundle.folder)
     try:
-        wanted = manifest.read(folder).of_host(plan, (part,))
+        made = manifest.read(folder)
     except FlexiError as error:
         yield refuse(str(error))
         return
+    wanted = made.of_host(plan, (part,))
     missing = [
         Item(folder / path, path, file.sha256, file.size)
         for path, file in wanted.items()
         if truth.files.get(path) != file.sha256
     ]
-    old = sorted(path for path in set(truth.files) - set(wanted) if path.startswith(f"{part}/"))
+    halves = {f"{INCOMING}/{file.sha256}" for file in made.of_host(plan).values()}
+    old = sorted(p for p in set(truth.files) - set(wanted) - halves if p.startswith((f"{part}/", f"{INCOMING}/")))
     if not missing and not old:
         host.noop("all of it is there")
         return
@@ -50,7 +54,7 @@ def received(plan: HostPlan, part: str, owner: str = "root") -> Generator[String
     if missing:
         yield FunctionCommand(bring, (missing, plan.bundle.home, owner), {})
     if old:
-        script = f"cd {plan.bundle.home} && rm -f -- {' '.join(old)}"
+        script = f"cd {plan.bundle.home} && rm -f -- {shlex.join(old)}"
         yield StringCommand("sh", "-c", QuoteString(script))
 
 

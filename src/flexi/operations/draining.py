@@ -97,6 +97,9 @@ class Look:
         return waiting
 
 
+UNSEEN = Look(told=False, drained=False, open=0, phases={}, resident=frozenset())
+"""Of an instance that could not be asked."""
+
 _INSTANCE = """
 port=$(sed -n 's/^OLLAMA_HOST=.*:\\([0-9][0-9]*\\)$/\\1/p' /etc/ollama/{group}.env)
 open=$(ss -Htn state established "( sport = :$port )" | awk '$3 !~ /127[.]0[.]0[.]1/' | wc -l)
@@ -111,7 +114,10 @@ def look_command(groups: Sequence[str]) -> str:
 
 
 def read_looks(output: Sequence[str]) -> dict[str, Look]:
-    """What `look_command` printed. An agent that is silent has told nobody anything: nothing is waited for then."""
+    """What `look_command` printed, by group. An agent that is silent has told nobody anything: nothing is waited for
+    then. A host that could not be asked is in no look."""
+    if len(output) < 2:
+        return {}
     status = _json(output[0])
     fresh = bool(status) and abs(int(output[1]) - float(status.get("time", 0))) <= FRESH_S
     entries = {entry["group"]: entry for entry in status.get("instances", ())} if fresh else {}
@@ -225,8 +231,7 @@ def _wait_until_ready(state: State, host: Host, instances: list[InstancePlan]) -
         waiting = {
             f"{instance.group} {model}": why
             for instance in instances
-            if instance.group in looks
-            for model, why in looks[instance.group].waits_for(m.name for m in instance.models).items()
+            for model, why in looks.get(instance.group, UNSEEN).waits_for(m.name for m in instance.models).items()
         }
         if not waiting and len(looks) == len(instances):
             return True
@@ -244,7 +249,7 @@ def _wait_until_told(state: State, host: Host, groups: list[str]) -> bool:
     deadline = time.monotonic() + FRESH_S
     while groups and time.monotonic() < deadline:
         looks = _look(host, groups)
-        if all(look.told and not look.drained for look in looks.values()):
+        if all(look.told and not look.drained for look in (looks.get(group, UNSEEN) for group in groups)):
             break
         time.sleep(POLL_S)
     end_turn(host)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Generator, Mapping, Sequence
 
 from pyinfra import host
@@ -10,17 +11,15 @@ from pyinfra.api import FunctionCommand, QuoteString, StringCommand, operation
 from pyinfra.api.operation import OperationMeta
 from pyinfra.facts.deb import DebPackages
 from pyinfra.facts.files import File
-from pyinfra.operations import apt
 
 from flexi.facts import HOLDS, HeldPackages, KeyFingerprints, NvidiaDriver, Upgrades
+from flexi.operations.apt_locks import PATIENCE, fresh_index, waiting
 from flexi.operations.draining import Interruption, drain
 from flexi.operations.foresight import announced
 from flexi.operations.refusal import refuse
+from flexi.plan.needs import TIME_DAEMON, TIME_DAEMONS
 
 Commands = Generator[StringCommand | FunctionCommand, None, None]
-
-TIME_DAEMONS = ("systemd-timesyncd", "chrony", "ntpsec", "ntp", "openntpd")
-"""Packages that provide Debian's and Ubuntu's `time-daemon`; they conflict with each other."""
 
 
 @operation()
@@ -37,21 +36,21 @@ def installed(
     missing = [name for name in packages if name not in present]
     if exactly and exactly[0] in present and exactly[1] not in present[exactly[0]]:
         yield from drain(interrupts)
-        yield from apt.update._inner()
+        yield fresh_index()
         yield _install(packages, "--allow-downgrades", "--allow-change-held-packages")
         return
     if not missing:
         host.noop("all of them are installed")
         return
     yield from drain(interrupts)
-    yield from apt.update._inner()
-    yield from apt.packages._inner(packages=missing, no_recommends=True)
+    yield fresh_index()
+    yield _install(missing)
 
 
 def _install(packages: Sequence[str], *options: str) -> StringCommand:
     return StringCommand(
         "DEBIAN_FRONTEND=noninteractive",
-        *("apt-get", "-y", "install", "--no-install-recommends", *options),
+        *("apt-get", "-y", *PATIENCE, "install", "--no-install-recommends", *options),
         *("-o", "Dpkg::Options::=--force-confdef", "-o", "Dpkg::Options::=--force-confold"),
         *(QuoteString(name) for name in packages),
     )
@@ -64,8 +63,8 @@ def time_daemon() -> Generator[StringCommand, None, None]:
     if any(name in present for name in TIME_DAEMONS):
         host.noop("a time daemon is installed")
         return
-    yield from apt.update._inner()
-    yield from apt.packages._inner(packages=[TIME_DAEMONS[0]], no_recommends=True)
+    yield fresh_index()
+    yield _install([TIME_DAEMON])
 
 
 @operation()
@@ -79,7 +78,7 @@ def obtainable(package: str, version: str) -> Generator[StringCommand, None, Non
         "Nothing of the driver was changed. Name a mirror or snapshot that still has it in mirrors.apt, or set "
         "driver.branch to 580-server, which runs Ollama 0.24.0 and all later ones (docs/platforms.md)"
     )
-    yield from apt.update._inner()
+    yield fresh_index()
     check = f"apt-cache madison {package} | grep -qF ' {version} ' || {{ echo '{words}' >&2; exit 1; }}"
     yield StringCommand("sh", "-c", QuoteString(check))
 
@@ -91,7 +90,7 @@ def unheld_but(packages: Sequence[str]) -> Generator[StringCommand, None, None]:
     if not unwanted:
         host.noop("no hold is left over")
         return
-    yield StringCommand("apt-mark", "unhold", *(QuoteString(name) for name in unwanted))
+    yield StringCommand("sh", "-c", QuoteString(waiting(f"apt-mark unhold {shlex.join(unwanted)}")))
 
 
 @operation()
@@ -110,7 +109,7 @@ def held(
         host.noop("all of them are on hold")
         return
     names = " ".join(wanted)
-    script = f"set -e; apt-mark hold {names}; mkdir -p /var/lib/flexi; printf '%s\\n' {names} >{HOLDS}"
+    script = f"set -e{waiting(f'apt-mark hold {names}')}mkdir -p /var/lib/flexi; printf '%s\\n' {names} >{HOLDS}"
     yield StringCommand("sh", "-c", QuoteString(script))
 
 
@@ -129,7 +128,12 @@ def updated(packages: Sequence[str], module_package: str, interrupts: Interrupti
     A dry run asks the index that the host has; the run itself fetches a fresh one, which counts as no change.
     """
     if host.state.is_executing:
-        host.run_shell_command(StringCommand("apt-get", "-qq", "update"), _sudo=True)
+        # pyinfra gives a command of its own kind only what the call names: with a bundle apt knows it by _env alone.
+        fetched, output = host.run_shell_command(fresh_index(), _sudo=True, _env=dict(host.data.get("_env") or {}))
+        if not fetched:
+            words = " ".join(output.stderr_lines[-1:])
+            yield refuse(f"apt cannot read its repositories, nothing was updated: {words}")
+            return
     upgrades = host.get_fact(Upgrades, packages=packages)
     if not upgrades:
         host.noop("driver and kernel are the newest")
@@ -166,8 +170,9 @@ def kernel_modules(module_package: str) -> Commands:
         f"(of a bundle: ./flexi bundle --kernel {kernel}), or let another kernel boot "
         f"(apt-get purge linux-image-{kernel})"
     )
-    yield from apt.update._inner()
-    script = f"apt-get -y install --no-install-recommends {package} || {{ echo '{words}' >&2; exit 1; }}"
+    yield fresh_index()
+    install = f"apt-get -y {' '.join(PATIENCE)} install --no-install-recommends {package}"
+    script = f"{install} || {{ echo '{words}' >&2; exit 1; }}"
     yield StringCommand("DEBIAN_FRONTEND=noninteractive", "sh", "-c", QuoteString(script))
 
 

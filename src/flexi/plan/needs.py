@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from .model import HostPlan, PackageSet, PinPlan
 
+TIME_DAEMONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "systemd-timesyncd": ("systemd-timesyncd.service",),
+        "chrony": ("chrony.service", "chronyd.service"),
+        "ntpsec": ("ntpsec.service",),
+        "ntp": ("ntp.service",),
+        "openntpd": ("openntpd.service",),
+    }
+)
+"""Packages that provide Debian's and Ubuntu's `time-daemon`, which conflict with each other, and their units."""
 TIME_DAEMON = "systemd-timesyncd"
 """Installed where a host has no time daemon."""
-
 
 GATEWAY = ("haproxy",)
 

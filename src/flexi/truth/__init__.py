@@ -1,7 +1,7 @@
 """What is true on a host: one read-only probe, and what it learnt as plain data.
 
 `PROBE` is POSIX sh text for root; `parse` makes a `HostTruth` of what it prints. Who runs it is no matter of this
-package: `flexi.doctor` does over SSH, `flexi.facts.HostFacts` within pyinfra.
+package: `flexi.doctor` does over SSH. The facts of roles ask less, more often, and read it by the same functions.
 """
 
 from __future__ import annotations
@@ -23,10 +23,14 @@ from .model import (
     Process,
     Unit,
     Xid,
+    booting_next,
+    is_library,
+    is_mismatch,
+    kernel_releases,
     release_key,
     upstream,
 )
-from .parsing import parse
+from .parsing import driver_version, parse
 
 PROBE = Path(__file__).with_name("probe.sh").read_text(encoding="utf-8")
 
@@ -46,6 +50,11 @@ __all__ = [
     "Process",
     "Unit",
     "Xid",
+    "booting_next",
+    "driver_version",
+    "is_library",
+    "is_mismatch",
+    "kernel_releases",
     "parse",
     "release_key",
     "upstream",

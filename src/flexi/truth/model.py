@@ -6,6 +6,7 @@ None and empty mean: not there, or not to be learnt. A bare host is as good an a
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -261,8 +262,7 @@ class HostTruth:
 
     @property
     def mismatch(self) -> bool:
-        """NVML's own words for a library that differs from the loaded module (NVML_ERROR_LIB_RM_VERSION_MISMATCH)."""
-        return any("version mismatch" in line for line in self.smi_words)
+        return is_mismatch(self.smi_words)
 
     @property
     def library(self) -> str | None:
@@ -271,26 +271,18 @@ class HostTruth:
             if "NVML library version: " in line:
                 return line.rpartition(": ")[2]
         for package in self.packages:
-            if package.name == "libcuda1" or package.name.startswith("libnvidia-compute-"):
-                if package.transitional or package.name.endswith(":i386"):
-                    continue
+            if is_library(package.name) and not package.transitional:
                 return upstream(package.version)
         return None
 
     @property
     def kernels(self) -> tuple[str, ...]:
         """Releases of the installed kernels, the oldest first."""
-        found = set()
-        for package in self.packages:
-            name = package.name.removeprefix("linux-image-").removeprefix("unsigned-")
-            if package.name.startswith("linux-image-") and name[:1].isdigit():
-                found.add(name)
-        return tuple(sorted(found, key=release_key))
+        return kernel_releases(package.name for package in self.packages)
 
     @property
     def next_kernel(self) -> str:
-        """The kernel that the next boot starts: the newest installed (GRUB's default; `GRUB_DEFAULT` is not read)."""
-        return self.kernels[-1] if self.kernels else self.kernel
+        return booting_next(self.kernels, self.kernel)
 
     def has_modules(self, kernel: str) -> bool:
         """Whether there are NVIDIA modules for this kernel: on disk, by DKMS's books, or prebuilt by Ubuntu."""
@@ -314,6 +306,31 @@ class HostTruth:
 
     def gpu(self, uuid: str) -> Gpu | None:
         return next((gpu for gpu in self.gpus if gpu.uuid == uuid), None)
+
+
+def is_mismatch(words: Iterable[str]) -> bool:
+    """NVML's own words for a library that differs from the loaded module (NVML_ERROR_LIB_RM_VERSION_MISMATCH)."""
+    return any("version mismatch" in line for line in words)
+
+
+def is_library(package: str) -> bool:
+    """Whether the package of this name has the driver's library for programs (libcuda and NVML's version)."""
+    return package == "libcuda1" or (package.startswith("libnvidia-compute-") and not package.endswith(":i386"))
+
+
+def kernel_releases(packages: Iterable[str]) -> tuple[str, ...]:
+    """Releases of the kernels among names of packages, the oldest first. Debian's `-dbg` packages boot nothing."""
+    names = (name.removeprefix("linux-image-") for name in packages if name.startswith("linux-image-"))
+    releases = {name.removeprefix("unsigned-").removesuffix("-unsigned") for name in names if not name.endswith("-dbg")}
+    return tuple(sorted((release for release in releases if release[:1].isdigit()), key=release_key))
+
+
+def booting_next(kernels: Sequence[str], running: str) -> str:
+    """The kernel that the next boot starts: the newest installed (GRUB's default; `GRUB_DEFAULT` is not read).
+
+    The running one where it is in no package (a container's, one of the admin's own): the others then say nothing.
+    """
+    return kernels[-1] if running in kernels else running
 
 
 def upstream(version: str) -> str:

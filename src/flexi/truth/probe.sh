@@ -131,8 +131,8 @@ the_service() {
   done
   bounded 10 systemctl show -p Id,LoadState,ActiveState,SubState,UnitFileState,NRestarts,ActiveEnterTimestampMonotonic \
     "$@" flexi-agent.service flexi-firewall.service flexi-catalogue.service flexi-guard.service haproxy.service \
-    nvidia-persistenced.service systemd-timesyncd.service chrony.service chronyd.service ntpsec.service ntp.service |
-    lines unit
+    nvidia-persistenced.service systemd-timesyncd.service chrony.service chronyd.service ntpsec.service ntp.service \
+    openntpd.service | lines unit
 }
 
 the_gpus() {
