@@ -13,6 +13,7 @@ from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import files, server, systemd
 
 from flexi.agent_config import catalogue_config
+from flexi.gateway_files import FOLLOW_KEYS, KEYS_MAP, KEYS_STAMP, MAPS, keys_map
 from flexi.guard_config import guard_config
 from flexi.operations.applying import applied
 from flexi.operations.gateway import health_key
@@ -22,7 +23,6 @@ from flexi.plan.model import HEALTH_CONSUMER, Plan
 from flexi.rendering import render
 from roles.agent import PACKAGE
 
-MAPS = "/etc/haproxy/flexi"
 HAPROXY = "/etc/haproxy/haproxy.cfg"
 CATALOGUE = "/etc/flexi/catalogue.json"
 UNIT = "/etc/systemd/system/flexi-catalogue.service"
@@ -69,14 +69,13 @@ def install(plan: Plan, package: OperationMeta) -> None:
         )
         for table in host.loop(("dialects.map", "dialects-end.map"))
     ]
-    keys = files.template(
+    keys = files.put(
         name="Write the consumers' keys (hashes only)",
-        src="templates/gateway/keys.map.j2",
-        dest=f"{MAPS}/keys.map",
+        src=StringIO(keys_map(gateway.consumers)),
+        dest=KEYS_MAP,
         user="root",
         group="haproxy",
         mode="0640",
-        consumers=gateway.consumers,
     )
     health = health_key(
         name="Make the key of the health checks, which never leaves this host",
@@ -90,15 +89,22 @@ def install(plan: Plan, package: OperationMeta) -> None:
         content=render("gateway/haproxy.cfg.j2", gateway=gateway, maps=MAPS),
         check="haproxy -c -q -f {}",
     )
-    tables = ("dialects.map", "dialects-end.map", "keys.map", "local.map")
+    tables = ("dialects.map", "dialects-end.map", "local.map")
     applied(
         name="Reload HAProxy without dropping a stream",
         what="haproxy.service",
         inputs=(HAPROXY, *(f"{MAPS}/{table}" for table in tables)),
         command="systemctl reload-or-restart haproxy.service",
-        after=[config, *dialects, keys, health],
+        after=[config, *dialects, health],
     )
     systemd.service(name="Start HAProxy", service="haproxy.service", running=True, enabled=True)
+    applied(
+        name="Tell HAProxy the consumers' keys, without a reload",
+        what=KEYS_STAMP,
+        inputs=(KEYS_MAP,),
+        command=FOLLOW_KEYS,
+        after=[keys],
+    )
 
 
 def _guard(plan: Plan, package: OperationMeta) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from flexi import bundling, deploying, doctor, keys, status, testing, verifying
+from flexi import bundling, deploying, doctor, status, testing, verifying
 from flexi.bench import lab as lab_bench
 from flexi.bench import preload as preload_bench
 from flexi.bundle.checking import check as check_supplies
@@ -17,13 +17,13 @@ from flexi.bundle.manifest import PARTS
 from flexi.bundle.progress import Bars
 from flexi.doctor import show as doctor_show
 from flexi.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, FlexiError, InputError
+from flexi.keys import commands as keys_commands
 from flexi.lab import commands as lab_commands
 from flexi.paths import INVENTORY
 from flexi.plan import build_plan
 from flexi.plan.model import Plan
 from flexi.plan.render import render_plan
 from flexi.site import SiteError, find_site, load_site
-from flexi.site.keys import keys_path
 
 site_argument = click.argument("site")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for a program instead of text.")
@@ -233,22 +233,6 @@ def show_status(site: str, as_json: bool) -> None:
     sys.exit(EXIT_OK if status.all_ready(what, statuses) else EXIT_FAILED)
 
 
-@cli.group("keys")
-def keys_group() -> None:
-    """API keys of the site's consumers."""
-
-
-@keys_group.command("add")
-@site_argument
-@click.argument("name")
-def keys_add(site: str, name: str) -> None:
-    """Make a key for the consumer NAME and show it once. The next deploy puts its hash on the gateway."""
-    path, _ = load(site)
-    key = keys.add(path, name)
-    click.echo(key)
-    click.echo(f"Kept as a hash in {keys_path(path)}; it is shown only now. Next: ./flexi deploy {site}", err=True)
-
-
 @cli.group()
 def bench() -> None:
     """Measurements, never part of the tests."""
@@ -286,6 +270,7 @@ def run_tests(tier: str, pytest_args: tuple[str, ...]) -> None:
 
 
 cli.add_command(lab_commands.lab)
+cli.add_command(keys_commands.keys)
 
 
 def _after_lab_up(site_file: Path) -> int:

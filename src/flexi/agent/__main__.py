@@ -1,4 +1,4 @@
-"""The programs in the package: `run`, `gpus` and `share` on GPU hosts, `catalogue` and `guard` on the gateway.
+"""The programs in the package: `run`, `gpus` and `share` on GPU hosts, `catalogue`, `guard` and `keys` on the gateway.
 
 Exit status: 0 fine, 1 it cannot run (a port is taken, a GPU is missing), 2 the configuration or the call is wrong.
 """
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import catalogue_server, daemon, gate, guard, guard_worker, share
+from . import catalogue_server, daemon, gate, guard, guard_worker, haproxy_map, share
 from .catalogue_config import CatalogueConfig
 from .config import AgentConfig
 from .fields import ConfigError
@@ -31,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             guard_worker.run(asked.config, asked.listen_fd, asked.pipe_fd)
         elif asked.program == "guard-reload":
             guard.reload(asked.config, asked.pid, asked.status)
+        elif asked.program == "keys":
+            haproxy_map.follow(asked.map, asked.socket)
         else:
             refused = gate.refusal(asked.env_file)
             if refused:
@@ -52,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     lists = programs.add_parser("catalogue", help="serve the lists of all instances as one")
     lists.add_argument("--config", type=Path, default=Path("/etc/flexi/catalogue.json"))
     _add_guard(programs)
+    keys = programs.add_parser("keys", help="make the running HAProxy know a table's file")
+    keys.add_argument("--map", type=Path, default=Path("/etc/haproxy/flexi/keys.map"))
+    keys.add_argument("--socket", type=Path, default=Path("/run/haproxy/admin.sock"))
     gpus = programs.add_parser("gpus", help="fail unless all GPUs of an instance are visible")
     gpus.add_argument("--env-file", type=Path, required=True)
     return parser

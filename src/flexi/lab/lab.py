@@ -15,9 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from flexi import keys
 from flexi.errors import FlexiError, InputError
+from flexi.keys.store import KeysStore
 from flexi.paths import INVENTORY
+from flexi.site import load_site
 from flexi.site.keys import keys_path
 
 from . import cache, cgroups, image, network, processes, services, ssh
@@ -282,7 +283,8 @@ class Lab:
         self._forget_consumer_key()
         draft = self._consumer_key_file.with_suffix(".new")
         draft.touch(mode=0o600)
-        draft.write_text(keys.add(self.site_file, CONSUMER) + "\n", encoding="ascii")
+        with KeysStore(load_site(self.site_file)) as store:
+            draft.write_text(store.add(CONSUMER, purpose="the lab's own requests") + "\n", encoding="ascii")
         draft.rename(self._consumer_key_file)
 
     def _forget_consumer_key(self) -> None:

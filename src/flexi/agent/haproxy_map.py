@@ -1,0 +1,106 @@
+"""A map file into the HAProxy that runs, whole and at once: no request ever sees half of it, and no stream notices.
+
+HAProxy reads map files when it starts; later it is told over its socket (management.txt 2.4, 9.3: `prepare map`,
+`add map @ver`, `commit map`).
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+LINES_AT_ONCE = 40
+"""Of a payload; a command must fit into HAProxy's buffer (tune.bufsize, 16 KiB), and a line has some 200 bytes."""
+TIMEOUT_S = 10.0
+TRIES = 40
+PAUSE_S = 0.25
+
+
+class MapError(OSError):
+    """HAProxy did not take the map."""
+
+
+def follow(file: Path, socket_path: Path, ask: Callable[[Path, str], str] | None = None) -> bool:
+    """Make the running HAProxy's table `file` what the file says. False where no HAProxy runs: it will read the file.
+
+    A reload in between starts from the file, and the old process may still have got the command: so what is in force
+    is read again until it is what the file says, and no reload is under way. MapError where it never is; OSError
+    where the file cannot be read.
+    """
+    ask = ask or _ask
+    for attempt in range(TRIES):
+        if attempt > 1:  # the first look again comes at once: as a rule all is well then
+            time.sleep(PAUSE_S)
+        wanted = parse(file.read_text(encoding="ascii"))
+        # Before the look: a reload that begins later reads the file as it is now.
+        settled = _state() != "reloading"
+        try:
+            if _shown(ask(socket_path, f"show map {file}")) == wanted and settled:
+                return True
+            _replace(file, wanted, socket_path, ask)
+        except (FileNotFoundError, ConnectionRefusedError):
+            if not _running():
+                return False
+    raise MapError(f"HAProxy did not take {file} in {TRIES * PAUSE_S:.0f} s")
+
+
+def parse(text: str) -> dict[str, str]:
+    """Keys and values of a map file: a key, blanks, its value; `#` begins a comment (configuration.txt 2.4, `map`)."""
+    entries = {}
+    for line in map(str.strip, text.splitlines()):
+        if line and not line.startswith("#"):
+            key, _, value = line.partition(" ")
+            if not value:
+                raise MapError(f"{line!r} is no line of a map")
+            entries[key] = value.strip()
+    return entries
+
+
+def _shown(answer: str) -> dict[str, str]:
+    """What `show map <file>` printed: address, key, value."""
+    rows = (line.split(None, 2) for line in answer.splitlines() if line.startswith("0x"))
+    return {row[1]: row[2] for row in rows if len(row) == 3}
+
+
+def _replace(file: Path, entries: Mapping[str, str], socket_path: Path, ask: Callable[[Path, str], str]) -> None:
+    prepared = ask(socket_path, f"prepare map {file}")
+    found = re.search(r"New version created: (\d+)", prepared)
+    if found is None:
+        raise MapError(f"HAProxy knows no table {file}: {prepared.strip()}")
+    version = found[1]
+    lines = [f"{key} {value}\n" for key, value in entries.items()]
+    for start in range(0, len(lines), LINES_AT_ONCE):
+        payload = "".join(lines[start : start + LINES_AT_ONCE])
+        _silent(ask(socket_path, f"add map @{version} {file} <<\n{payload}"))
+    _silent(ask(socket_path, f"commit map @{version} {file}"))
+
+
+def _silent(answer: str) -> None:
+    """These commands answer with nothing, or with what is wrong."""
+    if answer.strip():
+        raise MapError(f"HAProxy refused the table: {answer.strip()}")
+
+
+def _ask(path: Path, command: str) -> str:
+    """One command, one connection; the answer ends with the connection."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(TIMEOUT_S)
+        connection.connect(str(path))
+        connection.sendall(command.encode("ascii") + b"\n")
+        parts = []
+        while part := connection.recv(65536):
+            parts.append(part)
+    return b"".join(parts).decode("ascii", "replace")
+
+
+def _state() -> str:
+    done = subprocess.run(["systemctl", "is-active", "haproxy.service"], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+def _running() -> bool:
+    return _state() in ("active", "reloading", "activating")
