@@ -22,7 +22,9 @@ from flexi.operations.system import validated_file
 from flexi.plan.model import HEALTH_CONSUMER, Plan
 from flexi.rendering import render
 from roles.agent import PACKAGE
+from roles.gateway import certificate
 
+CERTIFICATE = f"{MAPS}/gateway.pem"
 HAPROXY = "/etc/haproxy/haproxy.cfg"
 CATALOGUE = "/etc/flexi/catalogue.json"
 UNIT = "/etc/systemd/system/flexi-catalogue.service"
@@ -36,7 +38,7 @@ GUARD_SOCKET = "/etc/systemd/system/flexi-guard.socket"
 def install(plan: Plan, package: OperationMeta) -> None:
     """`package` is the operation that writes the agent, whose other program is the catalogue."""
     gateway = plan.gateway
-    installed(name="Install HAProxy", packages=gateway.packages)
+    installed(name="Install HAProxy", packages=plan.host(host.name).gateway.packages)
 
     catalogue = files.put(
         name="Write the catalogue's configuration",
@@ -83,19 +85,23 @@ def install(plan: Plan, package: OperationMeta) -> None:
         key_map=f"{MAPS}/local.map",
         consumer=HEALTH_CONSUMER,
     )
+    certificates = certificate.provide(gateway, CERTIFICATE)
     config = validated_file(
         name="Write HAProxy's configuration, checked by HAProxy",
         dest=HAPROXY,
         content=render("gateway/haproxy.cfg.j2", gateway=gateway, maps=MAPS),
         check="haproxy -c -q -f {}",
     )
-    tables = ("dialects.map", "dialects-end.map", "local.map")
+    inputs = [HAPROXY, *(f"{MAPS}/{table}" for table in ("dialects.map", "dialects-end.map", "local.map"))]
+    if gateway.tls and not gateway.tls.acme:
+        # What certbot renews it brings to HAProxy itself.
+        inputs.append(CERTIFICATE)
     applied(
         name="Reload HAProxy without dropping a stream",
         what="haproxy.service",
-        inputs=(HAPROXY, *(f"{MAPS}/{table}" for table in tables)),
+        inputs=inputs,
         command="systemctl reload-or-restart haproxy.service",
-        after=[config, *dialects, health],
+        after=[config, *dialects, health, *certificates],
     )
     systemd.service(name="Start HAProxy", service="haproxy.service", running=True, enabled=True)
     applied(
@@ -105,6 +111,7 @@ def install(plan: Plan, package: OperationMeta) -> None:
         command=FOLLOW_KEYS,
         after=[keys],
     )
+    certificate.order(gateway, CERTIFICATE)
 
 
 def _guard(plan: Plan, package: OperationMeta) -> None:

@@ -466,3 +466,52 @@ class Paths(FactBase[list[str]]):
 
     def process(self, output: list[str]) -> list[str]:
         return [line for line in output if line.startswith("/")]
+
+
+@dataclass(frozen=True)
+class CertificateTruth:
+    """The certificate that HAProxy has, and the one that certbot last got."""
+
+    sha256: str | None = None
+    """Of the file with certificate, chain and key; None where there is none."""
+    self_signed: bool = False
+    """Made by flexi's own program on the host."""
+    names: frozenset[str] = frozenset()
+    """As `TlsPlan.names` has them."""
+    lasts: bool = False
+    """For 30 days more."""
+    ordered_sha256: str | None = None
+    """Of certbot's newest certificate, chain and key together."""
+
+
+class GatewayCertificate(FactBase[CertificateTruth]):
+    """What is true of the certificate file `path`."""
+
+    default = CertificateTruth
+
+    def command(self, path: str) -> StringCommand:
+        file, lineage = shlex.quote(path), "/etc/letsencrypt/live/flexi"
+        digest = "sha256sum | cut -d' ' -f1"
+        script = (
+            f"[ ! -e {lineage}/privkey.pem ] || "
+            f'echo "ordered $(cat {lineage}/fullchain.pem {lineage}/privkey.pem | {digest})"; '
+            f'[ -e {file} ] || exit 0; echo "sha256 $({digest} <{file})"; '
+            f"openssl x509 -in {file} -noout -subject -issuer -nameopt RFC2253 -ext subjectAltName 2>/dev/null; "
+            f"openssl x509 -in {file} -noout -checkend {30 * 86400} >/dev/null 2>&1 && echo lasts; true"
+        )
+        return StringCommand("sh", "-c", QuoteString(script))
+
+    def process(self, output: list[str]) -> CertificateTruth:
+        words = dict(
+            line.split("=" if line.startswith(("subject=", "issuer=")) else " ", 1)
+            for line in output
+            if re.match(r"(ordered|sha256) |(subject|issuer)=", line)
+        )
+        names = re.findall(r"(DNS|IP) ?(?:Address)?:([^,\s]+)", " ".join(output))
+        return CertificateTruth(
+            sha256=words.get("sha256"),
+            self_signed=words.get("subject") == words.get("issuer") == "CN=flexi gateway (self-signed)",
+            names=frozenset(f"{kind}:{name}" for kind, name in names),
+            lasts="lasts" in output,
+            ordered_sha256=words.get("ordered"),
+        )

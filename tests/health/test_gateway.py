@@ -10,6 +10,7 @@ from testinfra.host import Host
 from flexi.plan.model import Plan
 
 HEALTH_HEADER = "@/etc/flexi/health.header"
+CERTIFICATE = "/etc/haproxy/flexi/gateway.pem"
 PROBE_TOKENS = 8
 LEAST_SHARE = 0.15
 """Of the rate in table 4 of the FLEXI paper (arXiv 2407.13013), one stream on an NVIDIA A40. Tokens come as fast as
@@ -19,7 +20,13 @@ slower or busy with others stays above. There is no upper bound: newer cards are
 
 def ask(target: Host, plan: Plan, path: str, body: dict[str, object] | None, *options: str) -> tuple[int, str]:
     """Status and body of a request to the gateway; the body travels over standard input, the key in a file."""
-    url = f"http://127.0.0.1:{plan.gateway.port}{path}"
+    gateway = plan.gateway
+    if gateway.tls:
+        # By its name, as users ask, and only the certificate that was deployed is the right one.
+        here = f"--connect-to ::127.0.0.1:{gateway.port} --cacert {CERTIFICATE}"
+        url = f"{here} https://{gateway.name}:{gateway.port}{path}"
+    else:
+        url = f"http://127.0.0.1:{gateway.port}{path}"
     data = f"-H 'Content-Type: application/json' -d '{json.dumps(body)}'" if body is not None else ""
     answer = target.run(f"curl -sS -m 300 -w '\\n%{{http_code}}' {' '.join(options)} {data} {url}")
     assert answer.rc == 0, f"the gateway does not answer: {answer.stderr.strip()}"

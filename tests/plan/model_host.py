@@ -71,6 +71,8 @@ class ModelHost:
     stores: dict[str, list[str]] = field(default_factory=dict)
     """Models on the disk, by group."""
     boots: int = 1
+    stdin: str = ""
+    """What the command that runs now reads."""
     log: list[str] = field(default_factory=list)
     """Commands that changed something, in order."""
 
@@ -213,6 +215,22 @@ class ModelHost:
     def _fact_ollama_stores(self) -> list[own.Stored]:
         return [own.Stored(group, tuple(models)) for group, models in self.stores.items()]
 
+    def _fact_sha256_file(self, path: str, **_: Any) -> str | None:
+        entry = self.files.get(path)
+        return hashlib.sha256(entry.content).hexdigest() if entry else None
+
+    def _fact_gateway_certificate(self, path: str) -> own.CertificateTruth:
+        entry, lineage = self.files.get(path), self.files.get("/etc/letsencrypt/live/flexi/fullchain.pem")
+        content = entry.content if entry else b""
+        made = content.startswith(b"made for ")
+        return own.CertificateTruth(
+            sha256=hashlib.sha256(content).hexdigest() if entry else None,
+            self_signed=made,
+            names=frozenset(content.decode().split()[2:]) if made else frozenset(),
+            lasts=bool(content),
+            ordered_sha256=hashlib.sha256(lineage.content).hexdigest() if lineage else None,
+        )
+
     # -- effects --------------------------------------------------------------------------------------------------
 
     def put(self, content: bytes, path: str) -> None:
@@ -328,12 +346,23 @@ class ModelHost:
     def _remove_store(self, script: str, match: re.Match[str]) -> None:
         del self.stores[match[1].rsplit("/", 1)[1]]
 
+    def _secret(self, script: str, match: re.Match[str]) -> None:
+        self.files[match[1]] = File(self.stdin.encode(), 600)
+
+    def _order(self, script: str, match: re.Match[str]) -> None:
+        """certbot's deploy hook brings what came to HAProxy."""
+        for path in ("/etc/letsencrypt/live/flexi/fullchain.pem", "/etc/haproxy/flexi/gateway.pem"):
+            self.files[path] = File(b"ordered with " + self.files[match[1]].content, 600)
+        self._stamp(script, re.search(rf"{own.STAMPS}/(\S+)\.new", script))  # type: ignore[arg-type]
+
     def _nothing(self, script: str, match: re.Match[str]) -> None:
         """Checks, waits and what no fact can see."""
 
     _SCRIPTS: ClassVar[Mapping[str, Callable[[ModelHost, str, re.Match[str]], None]]] = {
         r"systemctl reboot": _reboot,
         r"flexi-firewall-rollback": _firewall,
+        r"certbot certonly --quiet --config (\S+);": _order,
+        r"umask 077; cat >\S+; mv -f \S+ (\S+)$": _secret,
         rf"mv -f {own.STAMPS}/(\S+)\.new": _stamp,
         r"apt-mark hold ([^;]+) 2>&1\)": _hold,
         r"apt-mark unhold ([^;]+) 2>&1\)": _unhold,
@@ -409,6 +438,12 @@ class ModelHost:
             return
         self.files[words[words.index("-o") + 1]] = File(b"EB693B3035CD5710E231E123A4B469963BF863CC")
 
+    def _do_flexi_certificate(self, words: list[str]) -> None:
+        made = "made for " + " ".join(words[1:])
+        self.files["/etc/haproxy/flexi/gateway.pem"] = File(
+            (made if words[0] == "self-signed" else self.stdin).encode()
+        )
+
     def _do_nft(self, words: list[str]) -> None:
         self.tables.add("inet flexi")
 
@@ -454,7 +489,8 @@ def answering(model: ModelHost, patch: Any) -> Any:
     def text(command: Any) -> str:
         return command if isinstance(command, str) else str(command.get_raw_value())
 
-    def run_shell_command(_self: Any, command: Any, *_: Any, **__: Any) -> tuple[bool, CommandOutput]:
+    def run_shell_command(_self: Any, command: Any, *_: Any, **given: Any) -> tuple[bool, CommandOutput]:
+        model.stdin = given.get("_stdin") or ""
         return True, CommandOutput([OutputLine("stdout", line) for line in model.run(text(command))])
 
     def put_file(_self: Any, source: Any, remote: str, *_: Any, **__: Any) -> bool:

@@ -44,7 +44,7 @@ hosts:
       a: {{gpus: [0], models: [llama3:8b]}}
       b: {{gpus: [1], models: [mistral:7b]}}
   two: {{address: 192.0.2.2, platform: {platform}}}
-gateway: {{host: two, name: flexi.example.edu}}
+gateway: {{host: two, name: flexi.example.edu, {gateway}}}
 """
 
 ARCHIVE = {
@@ -138,10 +138,10 @@ class Case:
     bare: ModelHost
 
 
-def case(directory: Path, platform: str, branch: str, cuda: str | None, name: str = "one") -> Case:
+def case(directory: Path, platform: str, branch: str, cuda: str | None, name: str = "one", gateway: str = "") -> Case:
     path = directory / "golden.yaml"
     toolkit = f'cuda: "{cuda}"' if cuda else ""
-    path.write_text(SITE.format(platform=platform, branch=branch, cuda=toolkit))
+    path.write_text(SITE.format(platform=platform, branch=branch, cuda=toolkit, gateway=gateway))
     plan = build_plan(load_site(path))
     host = plan.host(name)
     kernel = KERNELS.get(platform, KERNEL)
@@ -187,6 +187,56 @@ def test_a_bare_gateway_and_the_same_afterwards(platform: str, deploy: Deploy, t
     assert first.announced == first.changed
     assert deploy(here.plan, here.host, here.bare).changed == []
     compare(f"{platform}_gateway", "\n".join(map(str, first.lines)) + "\n")
+
+
+TLS = {
+    "files": "tls: {certificate: gateway.pem, key: gateway.key}",
+    "acme": "tls: {acme: {email: flexi@example.edu, account: account.json}}",
+    "self-signed": "tls: {self_signed: true}",
+}
+
+
+@pytest.mark.parametrize("source", TLS)
+def test_a_gateway_with_tls_and_the_same_afterwards(source: str, deploy: Deploy, tmp_path: Path) -> None:
+    (tmp_path / "gateway.pem").write_text("certificate\n")
+    (tmp_path / "gateway.key").write_text("key\n")
+    (tmp_path / "account.json").write_text('{"kid": "k1", "hmac_key": "c2VjcmV0"}')
+    here = case(tmp_path, "ubuntu-22.04", "535-server", None, "two", TLS[source])
+    first = deploy(here.plan, here.host, here.bare)
+    assert first.announced == first.changed
+    assert deploy(here.plan, here.host, here.bare).changed == []
+    compare(f"ubuntu-22.04_gateway_{source}", "\n".join(map(str, first.lines)) + "\n")
+
+
+RENEWED = {
+    "files": ["Gateway | Certificate | Bring the certificate", "Gateway | Reload HAProxy without dropping a stream"],
+    "acme": ["Gateway | Certificate | Order the certificate"],
+}
+
+
+@pytest.mark.parametrize("source", RENEWED)
+def test_what_a_lost_certificate_makes_of_the_next_deploy(source: str, deploy: Deploy, tmp_path: Path) -> None:
+    (tmp_path / "gateway.pem").write_text("certificate\n")
+    (tmp_path / "gateway.key").write_text("key\n")
+    (tmp_path / "account.json").write_text('{"kid": "k1", "hmac_key": "c2VjcmV0"}')
+    here = case(tmp_path, "ubuntu-22.04", "535-server", None, "two", TLS[source])
+    deploy(here.plan, here.host, here.bare)
+    here.bare.files["/etc/haproxy/flexi/gateway.pem"] = File(b"another")
+    again = deploy(here.plan, here.host, here.bare)
+    assert again.announced == again.changed == RENEWED[source]
+
+
+def test_an_own_certificate_is_safe_from_certbots_hook(deploy: Deploy, tmp_path: Path) -> None:
+    (tmp_path / "gateway.pem").write_text("certificate\n")
+    (tmp_path / "gateway.key").write_text("key\n")
+    (tmp_path / "account.json").write_text('{"kid": "k1", "hmac_key": "c2VjcmV0"}')
+    ordered = case(tmp_path, "ubuntu-22.04", "535-server", None, "two", TLS["acme"])
+    deploy(ordered.plan, ordered.host, ordered.bare)
+    assert ordered.bare.files["/etc/flexi/certbot.ini"].mode == 600
+    own = case(tmp_path, "ubuntu-22.04", "535-server", None, "two", TLS["files"])
+    deploy(own.plan, own.host, ordered.bare)
+    assert ordered.bare.files["/etc/haproxy/flexi/gateway.pem"].content == b"certificate\nkey\n"
+    assert "/etc/flexi/certbot.ini" not in ordered.bare.files
 
 
 # -- drift --------------------------------------------------------------------------------------------------------
@@ -306,6 +356,7 @@ def test_drift(platform: str, branch: str, deploy: Deploy, tmp_path: Path) -> No
 
 def test_every_golden_file_is_of_a_case() -> None:
     cases = {f"{p}_{b}" + (f"_cuda-{c}" if c else "") for p, b, c in COMBINATIONS}
+    cases |= {f"ubuntu-22.04_gateway_{source}" for source in TLS}
     cases |= {f"{p}_gateway" for p in PLATFORMS} | {f"{p}_{b}_drift" for p, b in CONVERGED}
     assert {path.stem for path in GOLDEN.glob("*.txt")} == cases
 

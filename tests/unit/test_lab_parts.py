@@ -77,7 +77,7 @@ def test_no_free_network_is_an_error() -> None:
 
 
 def test_addresses_inside_and_outside_belong_together() -> None:
-    assert {machine.address for machine in MACHINES} == {f"10.87.0.{byte}" for byte in range(10, 15)}
+    assert {machine.address for machine in MACHINES} == {f"10.87.0.{byte}" for byte in range(10, 16)}
     for machine in MACHINES:
         outside = ipaddress.ip_address(ssh.outside_address(machine, 7))
         assert str(outside).split(".")[-1] == machine.address.split(".")[-1]
@@ -410,7 +410,7 @@ def test_without_root_it_says_so(arguments: list[str], monkeypatch: pytest.Monke
 
 
 def test_an_unknown_machine_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(InputError, match="gateway, server-a, server-b, server-c, server-d"):
+    with pytest.raises(InputError, match="gateway, server-a, server-b, server-c, server-d, gateway-2"):
         Lab().machine("server-x")
 
 

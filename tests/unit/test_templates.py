@@ -25,7 +25,6 @@ GATEWAY = GatewayPlan(
     address="192.0.2.1",
     name="flexi.example.org",
     port=8080,
-    packages=("haproxy",),
     catalogue_port=11432,
     metrics_port=8405,
     max_connections=1000,

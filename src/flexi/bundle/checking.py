@@ -1,4 +1,4 @@
-"""Whether a bundle is whole and made for a plan, said before any host is touched.
+"""Whether what a plan needs of this machine is here, a whole bundle above all: said before any host is touched.
 
 Reading hundreds of gigabytes takes minutes, so what was read once is believed while its size and time stay.
 """
@@ -10,6 +10,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from flexi import certificates
 from flexi.errors import FlexiError, InputError
 from flexi.plan.model import HostPlan, Plan
 
@@ -88,7 +89,8 @@ def wrong_files(folder: Path, files: dict[str, File], bars: Bars, *, anew: bool)
 
 
 def check(plan: Plan, site: str, bars: Bars) -> None:
-    """InputError that names what the plan's bundle lacks, and the command that brings it. Fine without a bundle."""
+    """InputError that names what the plan's files here or its bundle lack, and the remedy. Fine without any."""
+    certificates.check(plan)
     for host in plan.hosts:
         _check_archive(host)
     folders = {host.bundle.folder for host in plan.hosts if host.bundle}

@@ -19,7 +19,7 @@ from flexi.errors import FlexiError
 
 from . import cache, processes
 from .naming import LINK_PREFIX, Naming
-from .topology import NETWORK, PREFIX_LENGTH, ROUTER, SERVICES, UPLINK_NETWORK, MachineSpec
+from .topology import FLOATING, NETWORK, PREFIX_LENGTH, ROUTER, SERVICES, UPLINK_NETWORK, MachineSpec
 
 HOST_BYTE = 254
 LOCK = "network"
@@ -143,7 +143,8 @@ def _uplink_commands(naming: Naming, number: int) -> list[str]:
 
 
 def _router_rules(number: int, machines: Sequence[MachineSpec]) -> str:
-    pairs = ", ".join(f"{UPLINK_NETWORK}.{number}.{byte} : {NETWORK}.{byte}" for _, byte in endpoints(machines))
+    known = [*(byte for _, byte in endpoints(machines)), FLOATING]
+    pairs = ", ".join(f"{UPLINK_NETWORK}.{number}.{byte} : {NETWORK}.{byte}" for byte in known)
     return f"""
         table ip lab {{
           chain incoming {{

@@ -10,6 +10,8 @@ NETWORK = "10.87.0"
 PREFIX_LENGTH = 24
 ROUTER = 1
 SERVICES = 2
+FLOATING = 20
+"""The address that a pair of gateways shares; no machine's own."""
 UPLINK_NETWORK = "10.86"
 """Outside: each lab gets a free 10.86.N.0/24, whose last byte names the same machine as inside."""
 
@@ -79,11 +81,13 @@ class MachineSpec:
 RTX_A5000 = GpuModel("NVIDIA RTX A5000", 24564, "8.6")
 A40 = GpuModel("NVIDIA A40", 46068, "8.6")
 
-# The paper's table 2: server A has 8 A5000, server B 2 A40. The others are there for their platforms.
+# The paper's table 2: server A has 8 A5000, server B 2 A40. C and D are there for their platforms, the
+# second gateway for sites with two.
 MACHINES = (
     MachineSpec("gateway", 10),
     MachineSpec("server-a", 11, RTX_A5000, 8),
     MachineSpec("server-b", 12, A40, 2),
     MachineSpec("server-c", 13, RTX_A5000, 1, "debian-12", by_default=False),
     MachineSpec("server-d", 14, RTX_A5000, 1, "ubuntu-24.04", by_default=False),
+    MachineSpec("gateway-2", 15, by_default=False),
 )

@@ -13,6 +13,7 @@ from . import maintenance, platforms, ports
 from .consumers import HEALTH_CLASS, consumer_class
 from .environment import instance_environment
 from .fit import Fit, Load
+from .gateway_tls import gateway_packages, http_rules, tls_plan
 from .model import (
     AgentPlan,
     AptSourcePlan,
@@ -24,6 +25,7 @@ from .model import (
     DriverPlan,
     FirewallPlan,
     FirewallRule,
+    GatewayHostPlan,
     GatewayPlan,
     HostPlan,
     InstancePlan,
@@ -36,7 +38,7 @@ from .model import (
     SshPlan,
     Warning_,
 )
-from .needs import GATEWAY, package_set, set_name
+from .needs import package_set, set_name
 
 if TYPE_CHECKING:
     from flexi.site.schema import Group, Host
@@ -92,6 +94,7 @@ def _host(site: Site, name: str, host: Host) -> HostPlan:
         driver=_driver(site, host) if runs_ollama else None,
         cuda=_cuda(site, host) if runs_ollama and host.cuda else None,
         ollama=_ollama(site, name, host) if runs_ollama else None,
+        gateway=GatewayHostPlan(packages=gateway_packages(site)) if is_gateway else None,
         agent=AgentPlan(check_port=ports.AGENT_CHECK, interval_s=AGENT_INTERVAL_S) if runs_ollama else None,
         environment=proxy.environment if proxy else (),
         maintenance=MaintenancePlan(
@@ -196,7 +199,7 @@ def _firewall(site: Site, host: Host, is_gateway: bool) -> FirewallPlan:
     rules = [FirewallRule(port=content.ssh.port, sources=content.ssh.allow_from, purpose="SSH")]
     if is_gateway:
         sources = content.gateway.allow_from
-        rules.append(FirewallRule(port=content.gateway.port, sources=sources, purpose="gateway"))
+        rules += [FirewallRule(port=site.users_port, sources=sources, purpose="gateway"), *http_rules(site)]
     if host.gpus:
         only_gateway = (site.gateway.address,)
         rules.append(FirewallRule(port=ports.AGENT_CHECK, sources=only_gateway, purpose="agent check"))
@@ -331,11 +334,11 @@ def _fit(site: Site, host: Host, group: Group) -> Fit:
 
 
 def _origins(site: Site) -> tuple[str, ...]:
-    gateway = site.content.gateway
-    names = dict.fromkeys((gateway.name, site.gateway.address))
+    port = site.users_port
+    names = dict.fromkeys((site.content.gateway.name, site.gateway.address))
     default = {"http": 80, "https": 443}
     return tuple(
-        f"{scheme}://{name}" + ("" if gateway.port in (80, 443, default[scheme]) else f":{gateway.port}")
+        f"{scheme}://{name}" + ("" if port in (80, 443, default[scheme]) else f":{port}")
         for name in names
         for scheme in default
     )
@@ -373,8 +376,7 @@ def _gateway(site: Site) -> GatewayPlan:
         host=gateway.host,
         address=site.gateway.address,
         name=gateway.name,
-        port=gateway.port,
-        packages=GATEWAY,
+        port=site.users_port,
         catalogue_port=ports.CATALOGUE,
         metrics_port=ports.METRICS,
         max_connections=MAX_CONNECTIONS,
@@ -389,6 +391,7 @@ def _gateway(site: Site) -> GatewayPlan:
         backends=_backends(site),
         consumers=site.consumers,
         classes=(*(consumer_class(name, rules) for name, rules in site.classes.items()), HEALTH_CLASS),
+        tls=tls_plan(site),
     )
 
 

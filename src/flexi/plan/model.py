@@ -286,6 +286,12 @@ class MaintenancePlan(_Frozen):
     """How long answers that are being written may take to end before their instance is stopped."""
 
 
+class GatewayHostPlan(_Frozen):
+    """What a host needs to be a gateway; what all gateways have in common stands in GatewayPlan."""
+
+    packages: tuple[str, ...]
+
+
 class HostPlan(_Frozen):
     name: str
     platform: PlatformName
@@ -300,6 +306,7 @@ class HostPlan(_Frozen):
     cuda: CudaPlan | None
     ollama: OllamaPlan | None
     agent: AgentPlan | None
+    gateway: GatewayHostPlan | None = None
     bundle: BundlePlan | None = None
     """None where the host downloads what it needs."""
     environment: tuple[tuple[str, str], ...] = ()
@@ -384,13 +391,42 @@ class ClassPlan(_Frozen):
         return {"interactive": 0, "batch": 1000}[self.priority]
 
 
+class AcmePlan(_Frozen):
+    """An authority that issues and renews the gateway's certificate by itself (RFC 8555)."""
+
+    email: str
+    directory: str
+    account: str | None
+    """External account binding: a file on the admin's machine, absolute. A secret; read when it is brought."""
+    responder_port: int
+    """Loopback port where certbot answers the authority's question; HAProxy leads it there from port 80."""
+
+
+class TlsPlan(_Frozen):
+    """HTTPS at the gateway."""
+
+    source: Literal["files", "acme", "self-signed"]
+    names: tuple[str, ...]
+    """What a certificate made here is for, as OpenSSL writes it: `DNS:flexi.example.edu`, `IP:192.0.2.1`."""
+    certificate: str | None = None
+    key: str | None = None
+    """With `certificate`, of source files: on the admin's machine, absolute. Read when it is brought, so no plan that
+    is printed holds it."""
+    acme: AcmePlan | None = None
+    redirect_port: int | None = None
+    """Where plain HTTP is led to HTTPS, and an ACME authority asks."""
+    plain_port: int | None = None
+    """Where the API is served over plain HTTP as well."""
+    hsts_s: int = 0
+    """`max-age` of Strict-Transport-Security (RFC 6797); 0 sends no such header."""
+
+
 class GatewayPlan(_Frozen):
     host: str
     address: str
     name: str
     """The public host name, for URLs that people are shown."""
     port: int
-    packages: tuple[str, ...]
     catalogue_port: int
     """Loopback port of flexi-agent's catalogue, which answers the lists (/api/tags, /api/ps, /v1/models)."""
     metrics_port: int
@@ -415,6 +451,8 @@ class GatewayPlan(_Frozen):
     classes: tuple[ClassPlan, ...] = ()
     """Those of the site file, and those that are always there: `DEFAULT_CLASS`, `ANONYMOUS_CLASS`, and that of
     `HEALTH_CONSUMER`."""
+    tls: TlsPlan | None = None
+    """None where the gateway speaks plain HTTP."""
 
     @property
     def anonymous_class(self) -> str:
@@ -441,6 +479,9 @@ class GatewayPlan(_Frozen):
 
     @property
     def url(self) -> str:
+        """Over TLS by name, which is what the certificate is for; without by address, which works without DNS too."""
+        if self.tls:
+            return f"https://{self.name}" + ("" if self.port == 443 else f":{self.port}")
         return f"http://{self.address}" + ("" if self.port == 80 else f":{self.port}")
 
 

@@ -22,8 +22,6 @@ TIME_DAEMONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 TIME_DAEMON = "systemd-timesyncd"
 """Installed where a host has no time daemon."""
 
-GATEWAY = ("haproxy",)
-
 
 def package_set(host: HostPlan) -> PackageSet:
     """Every package that a deploy may ask apt for on this host, and the pins that hold meanwhile."""
@@ -34,8 +32,8 @@ def package_set(host: HostPlan) -> PackageSet:
         pins += host.driver.pins
     if host.cuda:
         packages |= set(host.cuda.packages)
-    if "gateway" in host.roles:
-        packages |= set(GATEWAY)
+    if host.gateway:
+        packages |= set(host.gateway.packages)
     if host.ollama:
         packages |= set(host.ollama.packages)
     return PackageSet(platform=host.platform, packages=tuple(sorted(packages)), pins=tuple(pins))

@@ -5,6 +5,11 @@ from __future__ import annotations
 FIRST_INSTANCE = 11434
 """Ollama's own port for the first group of a host, the next ones for its other groups."""
 AGENT_CHECK = 11433
+HTTP = 80
+"""Where browsers ask first, and an ACME authority always (RFC 8555, 8.3)."""
+HTTPS = 443
+ACME_RESPONDER = 11430
+"""On the gateway's loopback, while certbot is asked: where it answers an ACME authority."""
 CATALOGUE = 11432
 """On the gateway's loopback."""
 METRICS = 8405
@@ -18,7 +23,7 @@ def taken(groups: int, *, has_gpus: bool, is_gateway: bool) -> dict[int, str]:
     """
     ports: dict[int, str] = {}
     if is_gateway:
-        ports |= {CATALOGUE: "flexi's catalogue", METRICS: "HAProxy's metrics"}
+        ports |= {ACME_RESPONDER: "certbot", CATALOGUE: "flexi's catalogue", METRICS: "HAProxy's metrics"}
     if has_gpus:
         ports[AGENT_CHECK] = "flexi-agent"
     for index in range(groups):

@@ -13,6 +13,7 @@ from flexi.plan.model import ANONYMOUS_CLASS, DEFAULT_CLASS, GUARDED_OPTIONS, Pr
 from . import names
 from .findings import suggestion
 from .section import HostName, ModelName, Network, Port, Section
+from .tls_schema import Tls
 
 OpenPath = Literal["tags", "version", "show"]
 ClassName = Annotated[str, AfterValidator(names.class_name)]
@@ -103,7 +104,10 @@ class Gateway(Section):
     name: Annotated[str, AfterValidator(names.gateway_name)] = Field(
         description="Public name, as users type it.", examples=["flexi.example.edu"]
     )
-    port: Port = Field(default=80, description="Port that users reach.", examples=[80])
+    port: Port | None = Field(
+        default=None, description="Port that users reach; default: 443 with `tls`, 80 without.", examples=[8443]
+    )
+    tls: Tls | None = Field(default=None, description="HTTPS, and where its certificate comes from.")
     anonymous: tuple[OpenPath, ...] = Field(
         default=(),
         strict=False,

@@ -113,6 +113,13 @@ def url(value: str) -> str:
     return value.rstrip("/")
 
 
+def https_url(value: str) -> str:
+    """As `url`, and nobody on the way can read or change what is asked there."""
+    if not value.startswith("https://"):
+        raise refused("is no https address", "write e.g. 'https://acme.example.edu/directory'")
+    return url(value)
+
+
 def url_or_path(value: str) -> str:
     """A URL as above, or a path on the admin's machine: `file:…`, or one that starts with `/`, `./`, `../` or `~`."""
     if value.startswith("file:"):
@@ -245,6 +252,13 @@ def purpose(value: str) -> str:
 def site_name(value: str) -> str:
     if not re.fullmatch(r"[a-z0-9]([a-z0-9._-]{0,62})", value, re.ASCII):
         raise refused("is no name for a site (small letters, digits, '.', '_' and '-')", "write e.g. 'hagen'")
+    return value
+
+
+def mail_address(value: str) -> str:
+    """An address that may stand in a settings file: one `@`, no quotes, no blanks."""
+    if not re.fullmatch(r"[A-Za-z0-9._+-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+", value, re.ASCII):
+        raise refused("is no mail address", "write e.g. 'flexi@example.edu'")
     return value
 
 

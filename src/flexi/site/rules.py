@@ -11,13 +11,14 @@ from .document import Path
 from .findings import Problem, nearest, shown, suggestion
 from .schema import Firewall, Group, Host
 from .site import Site
+from .tls_rules import tls_problems
 
 
 def problems(site: Site) -> list[Problem]:
     """Everything that keeps `site` from being deployed."""
     found: list[Problem] = []
     rules = (_gateway, _addresses, _driver, _toolkits, _mirrors, _apt, _cards, _groups, _models, _ports, _firewall)
-    for rule in (*rules, _aliases, _classes):
+    for rule in (*rules, _aliases, _classes, tls_problems):
         found.extend(rule(site))
     # Whether the models fit is only worth saying when cards and models are known and told apart.
     return found or list(_room(site))
@@ -263,10 +264,11 @@ def _classes(site: Site) -> Iterator[Problem]:
 def _ports(site: Site) -> Iterator[Problem]:
     gateway, ssh = site.content.gateway, site.content.ssh
     if gateway.host in site.content.hosts:
+        port = site.users_port
         taken = {ssh.port: "SSH", **_own_ports(site, gateway.host)}
-        if gateway.port in taken:
-            reason = f"is taken by {taken[gateway.port]} on {gateway.host}"
-            yield Problem(("gateway", "port"), reason, "choose another, e.g. 80", shown(gateway.port))
+        if port in taken:
+            reason = f"is taken by {taken[port]} on {gateway.host}"
+            yield Problem(("gateway", "port"), reason, "choose another, e.g. 80", shown(port))
     for name in site.content.hosts:
         own = _own_ports(site, name)
         if ssh.port in own:
@@ -300,7 +302,7 @@ def _closed(site: Site, name: str, port: int) -> tuple[str, str] | None:
     content = site.content
     if port == content.ssh.port:
         return "is SSH's, which is open already", "set ssh.allow_from"
-    if name == content.gateway.host and port == content.gateway.port:
+    if name == content.gateway.host and port in (site.users_port, site.http_port):
         return "is the gateway's, which is open already", "set gateway.allow_from"
     owner = _own_ports(site, name).get(port)
     if owner:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from flexi.data import CATALOGUE, GPU_MEMORY_MIB, ModelFacts
-from flexi.plan import fit
+from flexi.plan import fit, ports
 from flexi.plan.model import Consumer
 from flexi.plan.platforms import OLLAMA_NEEDS_550, version_tuple
 
@@ -48,6 +48,18 @@ class Site:
     @property
     def gateway(self) -> Host:
         return self.content.hosts[self.content.gateway.host]
+
+    @property
+    def users_port(self) -> int:
+        """The port that users reach."""
+        gateway = self.content.gateway
+        return gateway.port or (ports.HTTPS if gateway.tls else ports.HTTP)
+
+    @property
+    def http_port(self) -> int | None:
+        """The port for plain HTTP beside HTTPS; None where there is none."""
+        tls = self.content.gateway.tls
+        return ports.HTTP if tls and tls.http != "closed" else None
 
     def from_its_makers(self) -> Site:
         """The site as it would download: what a bundle is made from."""

@@ -1,0 +1,61 @@
+"""The gateway's certificate: in place before HAProxy starts with it, and ordered, where it is, once HAProxy runs."""
+
+from pyinfra.api import deploy
+from pyinfra.api.operation import OperationMeta
+from pyinfra.operations import files, systemd
+
+from flexi.certificates import external_account, pem
+from flexi.operations.certificate import (
+    PROGRAM,
+    certificate_brought,
+    certificate_made,
+    certificate_ordered,
+    secret_file,
+)
+from flexi.plan.model import GatewayPlan
+from flexi.rendering import render
+
+SETTINGS = "/etc/flexi/certbot.ini"
+TIMER = "certbot.timer"
+
+
+@deploy("Certificate")
+def provide(gateway: GatewayPlan, dest: str) -> list[OperationMeta]:
+    """Returns the operations after which HAProxy must read the certificate anew."""
+    tls = gateway.tls
+    if tls is None or tls.acme is None:
+        # Without its settings certbot's hook leaves the certificate in use alone.
+        files.file(name="Order no certificate any more", path=SETTINGS, present=False)
+    if tls is None:
+        return []
+    files.put(
+        name="Write the program that brings certificates to HAProxy",
+        src="templates/gateway/flexi-certificate",
+        dest=PROGRAM,
+        mode="0755",
+    )
+    if tls.certificate and tls.key:
+        brought = certificate_brought(name="Bring the certificate", pem=pem(tls.certificate, tls.key), dest=dest)
+        return [brought]
+    made = certificate_made(
+        name="Make a certificate to start with" if tls.acme else "Make the certificate",
+        names=tls.names,
+        dest=dest,
+        only_first=tls.acme is not None,
+    )
+    return [made]
+
+
+@deploy("Certificate")
+def order(gateway: GatewayPlan, dest: str) -> None:
+    """What needs a gateway that answers: the authority comes and looks."""
+    acme = gateway.tls and gateway.tls.acme
+    if not acme:
+        return
+    settings = secret_file(
+        name="Write how the certificate is ordered",
+        dest=SETTINGS,
+        content=render("gateway/certbot.ini.j2", gateway=gateway, account=external_account(acme.account)),
+    )
+    certificate_ordered(name="Order the certificate", settings=SETTINGS, dest=dest, after=[settings])
+    systemd.service(name="Have it renewed", service=TIMER, running=True, enabled=True)
