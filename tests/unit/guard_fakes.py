@@ -151,22 +151,50 @@ class Guard:
         new.write_text(json.dumps(content))
         new.replace(self.config)
 
-    def start(self) -> None:
+    def _command(self) -> list[str]:
         names = [argument for path in self.sockets for argument in ("--socket", str(path))]
         files = ["--config", str(self.config), "--status", str(self.status)]
-        self.process = subprocess.Popen(
-            [sys.executable, str(self.program), "guard", *files, *names], stderr=subprocess.PIPE, text=True
-        )
+        # -I, -S: it needs nothing but Python.
+        return [sys.executable, "-I", "-S", str(self.program), "guard", *files, *names]
+
+    def run(self) -> subprocess.CompletedProcess[str]:
+        """Run it to its end, for calls that fail at once."""
+        self.inner.close()
+        return subprocess.run(self._command(), capture_output=True, text=True, timeout=20, check=False)
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(self._command(), stderr=subprocess.PIPE, text=True)
         until(self.status.exists, "the guard is ready", deadline_s=20)
 
     def reload(self) -> subprocess.CompletedProcess[str]:
-        files = ["--config", str(self.config), "--status", str(self.status)]
-        command = [sys.executable, str(self.program), "guard-reload", "--pid", str(self.process.pid), *files]
+        files = ["--config", str(self.config), "--status", str(self.status), "--pid", str(self.process.pid)]
+        command = [sys.executable, "-I", "-S", str(self.program), "guard-reload", *files]
         return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+    @contextmanager
+    def settings(self, **changes: Any) -> Iterator[None]:
+        """Other settings for a while, as after a reload."""
+        try:
+            self.settle(**changes)
+            yield
+        finally:
+            self.settle()
+
+    def settle(self, **changes: Any) -> None:
+        """Write these settings and have every worker read them."""
+        before = self.noted()
+        self.write(**changes)
+        self.process.send_signal(signal.SIGHUP)
+        until(lambda: self.noted() != before, "the workers have read it")
+
+    def noted(self) -> dict[str, Any]:
+        """What the master has written of its last reload."""
+        found: dict[str, Any] = json.loads(self.status.read_text())
+        return found
 
     @property
     def workers(self) -> list[int]:
-        pids: list[int] = json.loads(self.status.read_text())["workers"]
+        pids: list[int] = self.noted()["workers"]
         return pids
 
     def connect(self, number: int = 0) -> socket.socket:

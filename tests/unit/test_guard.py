@@ -22,7 +22,7 @@ BODY = b'{"messages":[{"role":"user","content":"canary"}],"model":"llama3:8b"}'
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guard]:
-    with running(tmp_path_factory.mktemp("guard")) as guard:
+    with running(tmp_path_factory.mktemp("guard"), workers=2) as guard:
         yield guard
 
 
@@ -272,6 +272,34 @@ def test_an_instances_own_refusal_is_the_answer(guard: Guard) -> None:
     assert guard.told()["status"] == 400
 
 
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (b'{"error":"model requires more system memory"}', "llama3:8b failed: model requires more system memory"),
+        (b'{"error":{"message":"EOF","type":"api_error"}}', "llama3:8b failed: EOF"),
+        (b'{"error":"Post \\"http://127.0.0.1:43211/completion\\": EOF"}', 'llama3:8b failed: Post "…": EOF'),
+        (b'{"error":"dial tcp 10.87.0.11:11434: refused"}', "llama3:8b failed: dial tcp …: refused"),
+        (b'{"error":"open /var/lib/ollama/a/models/blobs/x: no"}', "llama3:8b failed: open …: no"),
+        (b"<html>10.87.0.11</html>", "llama3:8b failed: it says nothing more"),
+        (b"", "llama3:8b failed: it says nothing more"),
+    ],
+)
+@pytest.mark.parametrize("chunked", [False, True])
+def test_an_instances_failure_is_told_without_its_place(guard: Guard, said: bytes, words: str, chunked: bool) -> None:
+    """`Post "http://127.0.0.1:…": EOF` is how Ollama 0.24.0 tells that a runner died (llm/server.go)."""
+
+    def fail(asked: Asked) -> None:
+        head = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(said)}"
+        body = (b"%x\r\n%s\r\n0\r\n\r\n" % (len(said), said) if said else b"0\r\n\r\n") if chunked else said
+        asked.say(f"HTTP/1.1 500 x\r\nX-Flexi-Server: a\r\n{head}\r\n\r\n".encode() + body)
+
+    guard.inner.then(fail)
+    status, _, body = ask(guard, request(BODY))
+    assert (status, json.loads(body)) == (500, {"error": words})
+    told = guard.told()
+    assert (told["end"], told["status"], told["server"], told["retries"]) == ("instance", 500, "server-a/a", 0)
+
+
 @pytest.mark.parametrize("began", [False, True])
 def test_a_client_that_goes_frees_its_place(guard: Guard, began: bool) -> None:
     gone = threading.Event()
@@ -321,58 +349,63 @@ def test_a_reader_that_is_slow_stops_the_sender(guard: Guard) -> None:
         assert sum(len(sock.recv(65536)) for _ in range(64)) > 0
 
 
-def test_what_is_held_is_bounded_and_let_go(tmp_path: Path) -> None:
-    with running(tmp_path, bodies_limit_bytes=300_000, body_limit_bytes=200_000) as guard:
-        large = b'{"model":"llama3:8b","prompt":"' + b"x" * 190_000 + b'"}'
-        ready, go = threading.Event(), threading.Event()
+def test_what_is_held_is_bounded_and_let_go(guard: Guard) -> None:
+    large = b'{"model":"llama3:8b","prompt":"' + b"x" * 190_000 + b'"}'
+    ready, go = threading.Event(), threading.Event()
 
-        def hold(asked: Asked) -> None:
-            ready.set()
-            go.wait(5)
-            asked.ok()
+    def hold(asked: Asked) -> None:
+        ready.set()
+        go.wait(5)
+        asked.ok()
 
-        guard.inner.then(hold)
-        with guard.connect() as first:
-            first.sendall(request(large))
-            assert ready.wait(5)
-            status, headers, body = ask(guard, request(large))
-            assert (status, headers["retry-after"]) == (503, "10")
-            assert "large requests" in json.loads(body)["error"]
-            go.set()
-            assert answer(first)[0] == 200
+    guard.inner.then(hold)
+    with guard.settings(bodies_limit_bytes=300_000), guard.connect() as first:
+        first.sendall(request(large))
+        assert ready.wait(5)
+        status, headers, body = ask(guard, request(large))
+        assert (status, headers["retry-after"]) == (503, "10")
+        assert "large requests" in json.loads(body)["error"]
+        go.set()
+        assert answer(first)[0] == 200
         for _ in range(5):
             assert ask(guard, request(large))[0] == 200
 
 
-def test_a_body_that_does_not_come_is_not_waited_for(tmp_path: Path) -> None:
-    with running(tmp_path, body_timeout_s=1) as guard, guard.connect() as sock:
+def test_a_body_that_does_not_come_is_not_waited_for(guard: Guard) -> None:
+    with guard.settings(body_timeout_s=1), guard.connect() as sock:
         sock.sendall(request(BODY)[:-5])
         status, _, body = answer(sock)
         assert status == 408
         assert "1 s" in json.loads(body)["error"]
 
 
-def test_a_gateway_without_its_inner_half_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with running(tmp_path) as guard:
-        inner = tmp_path / "inner.sock"
-        away = inner.rename(tmp_path / "away.sock")
-        with guard.connect() as sock:
-            sock.sendall(request(BODY))
-            sock.settimeout(0.3)
-            with pytest.raises(TimeoutError):
-                sock.recv(1)
-            away.rename(inner)
-            sock.settimeout(10)
-            assert answer(sock)[0] == 200, "a reload of HAProxy is waited for"
+def test_the_inner_half_may_be_away_for_a_moment(guard: Guard) -> None:
+    """While HAProxy reloads."""
+    inner = guard.directory / "inner.sock"
+    away = inner.rename(guard.directory / "away.sock")
+    with guard.connect() as sock:
+        sock.sendall(request(BODY))
+        sock.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            sock.recv(1)
+        away.rename(inner)
+        sock.settimeout(10)
+        assert answer(sock)[0] == 200
 
 
-def test_a_ledger_that_is_away_delays_nobody_and_misses_nothing(tmp_path: Path) -> None:
-    with running(tmp_path) as guard:
-        away = (tmp_path / "ledger.sock").rename(tmp_path / "away.sock")
-        for number in range(3):
-            assert ask(guard, request(BODY, headers={"X-Flexi-Id": str(number)}))[0] == 200
-        away.rename(tmp_path / "ledger.sock")
-        assert [guard.told()["id"] for _ in range(3)] == ["0", "1", "2"]
+def test_a_back_end_that_haproxy_does_not_know_yet_is_waited_for(guard: Guard) -> None:
+    guard.inner.then(*[lambda asked: asked.fail("nowhere")] * 4)
+    assert ask(guard, request(BODY))[0] == 200
+    assert guard.told()["retries"] == 0
+
+
+def test_a_ledger_that_is_away_delays_nobody_and_misses_nothing(guard: Guard) -> None:
+    ledger = guard.directory / "ledger.sock"
+    away = ledger.rename(guard.directory / "away.sock")
+    for number in range(3):
+        assert ask(guard, request(BODY, headers={"X-Flexi-Id": str(number)}))[0] == 200
+    away.rename(ledger)
+    assert [guard.told()["id"] for _ in range(3)] == ["0", "1", "2"]
 
 
 def streaming(started: threading.Event, go: threading.Event) -> Any:
@@ -387,73 +420,71 @@ def streaming(started: threading.Event, go: threading.Event) -> Any:
     return answer_slowly
 
 
-def test_new_settings_hold_from_the_next_request_on_and_streams_go_on(tmp_path: Path) -> None:
-    with running(tmp_path, workers=2) as guard:
-        workers = guard.workers
-        started, go = threading.Event(), threading.Event()
-        guard.inner.then(streaming(started, go))
-        with guard.connect() as stream:
-            stream.sendall(request(BODY))
-            assert started.wait(5)
-            guard.write(models={})
-            done = guard.reload()
-            assert (done.returncode, done.stderr) == (0, "")
-            for number in range(2):
-                with guard.connect(number) as sock:
-                    sock.sendall(request(BODY))
-                    assert answer(sock)[0] == 404, "every worker knows"
-            go.set()
-            assert answer(stream)[2].endswith(b"2\n\r\n0\r\n\r\n")
-        assert guard.workers == workers, "the same processes"
-
-
-def test_bad_settings_change_nothing_and_fail(tmp_path: Path) -> None:
-    with running(tmp_path) as guard:
-        guard.write(retries=-1)
+def test_new_settings_hold_from_the_next_request_on_and_streams_go_on(guard: Guard) -> None:
+    workers = guard.workers
+    started, go = threading.Event(), threading.Event()
+    guard.inner.then(streaming(started, go))
+    with guard.connect() as stream:
+        stream.sendall(request(BODY))
+        assert started.wait(5)
+        guard.write(models={})
         done = guard.reload()
-        assert done.returncode == 2
-        assert "guard.json: guard.retries: expected a whole number from 0 to 10, found -1" in done.stderr
-        assert "Traceback" not in done.stderr
-        # Past the check before, as when the file is changed by hand in between: the workers keep what they had.
-        guard.process.send_signal(signal.SIGHUP)
-        until(lambda: json.loads(guard.status.read_text())["refused"], "the master has noted it")
-        assert ask(guard, request(BODY))[0] == 200
+        assert (done.returncode, done.stderr) == (0, "")
+        for number in range(2):
+            with guard.connect(number) as sock:
+                sock.sendall(request(BODY))
+                assert answer(sock)[0] == 404, "every worker knows when the reload has ended"
+        go.set()
+        assert answer(stream)[2].endswith(b"2\n\r\n0\r\n\r\n")
+    assert guard.workers == workers, "the same processes"
+    guard.settle()
 
 
-def test_a_new_program_takes_over_and_old_streams_end_with_the_old_one(tmp_path: Path) -> None:
-    with running(tmp_path, workers=2) as guard:
-        old = guard.workers
-        started, go = threading.Event(), threading.Event()
-        guard.inner.then(streaming(started, go))
-        with guard.connect(0) as stream:
-            stream.sendall(request(BODY))
-            assert started.wait(5)
-            new = tmp_path / "new"
-            new.write_bytes(agent_package.build())
-            new.replace(guard.program)
-            done = guard.reload()
-            assert (done.returncode, done.stderr) == (0, "")
-            assert not set(guard.workers) & set(old)
-            for number in range(2):
-                with guard.connect(number) as sock:
-                    sock.sendall(request(BODY))
-                    assert answer(sock)[0] == 200
-            assert alive(old[0]), "it has a stream"
-            until(lambda: not alive(old[1]), "an idle one leaves at once")
-            go.set()
-            assert answer(stream)[2].endswith(b"2\n\r\n0\r\n\r\n")
-            until(lambda: not alive(old[0]), "it leaves with its last answer")
-        assert guard.process.poll() is None
-        assert ask(guard, request(BODY))[0] == 200
+def test_bad_settings_change_nothing_and_fail(guard: Guard) -> None:
+    guard.write(retries=-1)
+    done = guard.reload()
+    assert done.returncode == 2
+    assert "guard.json: guard.retries: expected a whole number from 0 to 10, found -1" in done.stderr
+    assert "Traceback" not in done.stderr
+    # Past the check before, as when the file is changed by hand in between: the workers keep what they had.
+    guard.settle(retries=-1)
+    assert guard.noted()["refused"]
+    assert ask(guard, request(BODY))[0] == 200
+    guard.settle()
+    assert not guard.noted()["refused"]
 
 
-def test_a_worker_that_dies_is_replaced_and_who_knocks_meanwhile_waits(tmp_path: Path) -> None:
-    with running(tmp_path) as guard:
-        old = guard.workers[0]
-        os.kill(old, signal.SIGKILL)
-        until(lambda: not alive(old), "it is gone")
-        assert ask(guard, request(BODY))[0] == 200
-        assert "has ended with -9" in guard.stop()
+def test_a_new_program_takes_over_and_old_streams_end_with_the_old_one(guard: Guard) -> None:
+    old = guard.workers
+    started, go = threading.Event(), threading.Event()
+    guard.inner.then(streaming(started, go))
+    with guard.connect(0) as stream:
+        stream.sendall(request(BODY))
+        assert started.wait(5)
+        new = guard.directory / "new"
+        new.write_bytes(agent_package.build())
+        new.replace(guard.program)
+        done = guard.reload()
+        assert (done.returncode, done.stderr) == (0, "")
+        assert not set(guard.workers) & set(old)
+        for number in range(2):
+            with guard.connect(number) as sock:
+                sock.sendall(request(BODY))
+                assert answer(sock)[0] == 200
+        assert alive(old[0]), "it has a stream"
+        until(lambda: not alive(old[1]), "an idle one leaves at once")
+        go.set()
+        assert answer(stream)[2].endswith(b"2\n\r\n0\r\n\r\n")
+        until(lambda: not alive(old[0]), "it leaves with its last answer")
+    assert guard.process.poll() is None
+    assert ask(guard, request(BODY))[0] == 200
+
+
+def test_a_worker_that_dies_is_replaced_and_who_knocks_meanwhile_waits(guard: Guard) -> None:
+    old = guard.workers[0]
+    os.kill(old, signal.SIGKILL)
+    until(lambda: not alive(old), "it is gone")
+    assert ask(guard, request(BODY))[0] == 200
 
 
 def test_the_end_lets_streams_end(tmp_path: Path) -> None:
@@ -469,15 +500,12 @@ def test_the_end_lets_streams_end(tmp_path: Path) -> None:
         assert guard.process.wait(10) == 0
 
 
-def test_without_sockets_or_settings_it_says_what_is_missing(tmp_path: Path) -> None:
+def test_without_sockets_it_says_what_is_missing(tmp_path: Path) -> None:
     guard = Guard(tmp_path)
     guard.sockets = []
-    with pytest.raises(AssertionError, match="never"):
-        guard.start()
-    _, words = guard.process.communicate()
-    assert guard.process.returncode == 1
-    assert "no sockets to listen on" in words
-    guard.inner.close()
+    done = guard.run()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no sockets to listen on" in done.stderr
 
 
 def test_strangers_bytes_are_no_reason_to_die(guard: Guard) -> None:

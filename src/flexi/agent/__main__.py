@@ -7,41 +7,90 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from . import catalogue_server, daemon, gate, guard, guard_worker, haproxy_map, share
-from .catalogue_config import CatalogueConfig
-from .config import AgentConfig
+from .broken import Broken
 from .fields import ConfigError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     asked = _parser().parse_args(arguments)
     try:
-        if asked.program == "run":
-            daemon.run(AgentConfig.load(asked.config))
-        elif asked.program == "share":
-            share.serve(AgentConfig.load(asked.config), sys.stdin.buffer, sys.stdout.buffer)
-        elif asked.program == "catalogue":
-            catalogue_server.run(CatalogueConfig.load(asked.config))
-        elif asked.program == "guard":
-            guard.run(asked.config, asked.socket, asked.status)
-        elif asked.program == "guard-worker":
-            guard_worker.run(asked.config, asked.listen_fd, asked.pipe_fd)
-        elif asked.program == "guard-reload":
-            guard.reload(asked.config, asked.pid, asked.status)
-        elif asked.program == "keys":
-            haproxy_map.follow(asked.map, asked.socket)
-        else:
-            refused = gate.refusal(asked.env_file)
-            if refused:
-                return _fail(refused, 1)
+        refused: str | None = _PROGRAMS[asked.program](asked)
     except ConfigError as error:
         return _fail(str(error), 2)
-    except (daemon.Broken, guard.Broken, OSError) as error:
+    except (Broken, OSError) as error:
         return _fail(str(error), 1)
-    return 0
+    return _fail(refused, 1) if refused else 0
+
+
+# Each program loads what it needs and no more: nothing is compiled beforehand in an archive, and the guard's workers
+# shall be there at once.
+
+
+def _run(asked: argparse.Namespace) -> None:
+    from . import daemon
+    from .config import AgentConfig
+
+    daemon.run(AgentConfig.load(asked.config))
+
+
+def _share(asked: argparse.Namespace) -> None:
+    from . import share
+    from .config import AgentConfig
+
+    share.serve(AgentConfig.load(asked.config), sys.stdin.buffer, sys.stdout.buffer)
+
+
+def _catalogue(asked: argparse.Namespace) -> None:
+    from . import catalogue_server
+    from .catalogue_config import CatalogueConfig
+
+    catalogue_server.run(CatalogueConfig.load(asked.config))
+
+
+def _guard(asked: argparse.Namespace) -> None:
+    from . import guard
+
+    guard.run(asked.config, asked.socket, asked.status)
+
+
+def _guard_worker(asked: argparse.Namespace) -> None:
+    from . import guard_worker
+
+    guard_worker.run(asked.config, asked.listen_fd, asked.pipe_fd)
+
+
+def _guard_reload(asked: argparse.Namespace) -> None:
+    from . import guard
+
+    guard.reload(asked.config, asked.pid, asked.status)
+
+
+def _keys(asked: argparse.Namespace) -> None:
+    from . import haproxy_map
+
+    haproxy_map.follow(asked.map, asked.socket)
+
+
+def _gpus(asked: argparse.Namespace) -> str | None:
+    from . import gate
+
+    return gate.refusal(asked.env_file)
+
+
+_PROGRAMS: Mapping[str, Callable[[argparse.Namespace], str | None]] = {
+    "run": _run,
+    "share": _share,
+    "catalogue": _catalogue,
+    "guard": _guard,
+    "guard-worker": _guard_worker,
+    "guard-reload": _guard_reload,
+    "keys": _keys,
+    "gpus": _gpus,
+}
+"""What a program returns is why it refuses; None where it is done."""
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 from . import report, systemd
+from .broken import Broken
 from .check import Checker, serve
 from .config import AgentConfig
 from .downloads import Downloads
@@ -29,10 +30,6 @@ LOOK_AT_DRAINS_S = 0.25
 WRITE_AT_MOST_EVERY_S = 0.5
 WRITE_AT_LEAST_EVERY_S = 10.0
 """Readers take an old file for a dead agent."""
-
-
-class Broken(Exception):  # noqa: N818 -- said of the daemon
-    """The agent cannot go on; the message says why. systemd starts it again."""
 
 
 def say(line: str) -> None:

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from . import systemd
+from .broken import Broken
 from .guard_config import GuardConfig
 from .guard_worker import READY, REFUSED
 
@@ -37,10 +38,6 @@ AGAIN_S = 1.0
 STOP_S = 10.0
 RELOAD_S = 60.0
 SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
-
-
-class Broken(Exception):  # noqa: N818
-    """The guard cannot run; the message says why."""
 
 
 @dataclass
@@ -146,9 +143,7 @@ class Master:
     def _wait_for_answers(self, otherwise: str) -> None:
         """Until every worker that is not retired has read the configuration; Broken after START_S."""
         until = time.monotonic() + START_S
-        while not all(child.answered for child in self._children if not child.retired):
-            if any(child.refused for child in self._children):
-                raise Broken("the configuration was refused; what was read before holds")
+        while not all(child.answered or child.refused for child in self._children if not child.retired):
             if time.monotonic() > until:
                 raise Broken(otherwise)
             pipes = [child.pipe_fd for child in self._children]
@@ -160,6 +155,8 @@ class Master:
             if len(self._children) < before and not any(not child.retired for child in self._children):
                 raise Broken(otherwise)
             systemd.notify("WATCHDOG=1")
+        if any(child.refused for child in self._children):
+            raise Broken("the configuration was refused; what was read before holds")
 
     def _listen(self) -> None:
         for child in self._children:

@@ -6,12 +6,24 @@ Shapes after Ollama 0.24.0: `{"error": …}` of server/routes.go, NewError in op
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 
 _OPENAI_TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error"}
 _OPENAI_TYPES |= {404: "not_found_error", 413: "invalid_request_error", 429: "rate_limit_error"}
 _ANTHROPIC_TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error"}
 _ANTHROPIC_TYPES |= {404: "not_found_error", 413: "request_too_large", 429: "rate_limit_error", 503: "overloaded_error"}
+
+_PLACES = re.compile(
+    r"""[a-z][a-z0-9+.-]*://[^\s"']+           # a URL
+    | \b\d{1,3}(\.\d{1,3}){3}(:\d+)?\b      # an address
+    | \[[0-9a-f:]*:[0-9a-f:]*\](:\d+)?
+    | \blocalhost(:\d+)?\b
+    | (?<![\w.])/[\w.+-]+(/[\w.+-]+)+        # a path of a file
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+MAX_WORDS = 500
 
 REASONS = {
     400: "Bad Request",
@@ -21,7 +33,7 @@ REASONS = {
     405: "Method Not Allowed",
     408: "Request Timeout",
     413: "Payload Too Large",
-    415: "Unsupported Media Type",
+    500: "Internal Server Error",
     502: "Bad Gateway",
     503: "Service Unavailable",
     504: "Gateway Timeout",
@@ -47,6 +59,25 @@ def response(path: str, refusal: Refusal) -> bytes:
         f"Content-Length: {len(body)}\r\n{retry}Connection: close\r\n\r\n"
     )
     return head.encode("ascii") + body
+
+
+def instance_error(status: int, body: bytes, model: str) -> Refusal:
+    """What an instance says of a failure of its own, without its addresses and paths."""
+    words = _words(body)
+    said = _PLACES.sub("…", words)[:MAX_WORDS] if words else "it says nothing more"
+    status = status if status in REASONS else 500
+    return Refusal(status, "instance_error", f"{model} failed: {said}", 10 if status == 503 else None)
+
+
+def _words(body: bytes) -> str:
+    """The message in an error of any dialect; nothing where there is none."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return ""
+    error = value.get("error") if isinstance(value, dict) else None
+    message = error.get("message") if isinstance(error, dict) else error
+    return message if isinstance(message, str) else ""
 
 
 def error(path: str, refusal: Refusal) -> dict[str, object]:

@@ -24,11 +24,16 @@ CONNECT_AGAIN_S = 0.01
 CONNECT_S = 5.0
 """HAProxy's inner front end accepts within this time, or the gateway is out of order."""
 RETRY_AFTER_S = 10
+NOWHERE = "nowhere"
+"""HAProxy has no such back end: while a deploy changes the models, the guard knows the new ones a moment before it."""
+NOWHERE_AGAIN_S = 0.2
+NOWHERE_S = 10.0
 CLIENT_GONE = 499
 """What is noted for a request whose client left before it had an answer; nginx and Ollama say the same."""
 LINGER_S = 10.0
 """How long the rest of a refused body is read and thrown away: closed at once, the connection would break under the
 edge before it has read why."""
+MAX_ERROR_BYTES = 64 * 1024
 LOWEST_PRIORITY = 2047
 """HAProxy's bounds of set-priority-class; what is outside of them it cuts."""
 
@@ -36,6 +41,7 @@ FINAL = {
     "full": (503, "queue_full", "too many requests wait for {model} already"),
     "sQ": (503, "queue_timeout", "{model} is busy: no place became free in the time that a request may wait"),
     "SC": (503, "model_unavailable", "{model} is not ready: it is being loaded, or all its instances are down"),
+    NOWHERE: (503, "model_unavailable", "{model} is not ready: the gateway does not know its instances yet"),
     "sC": (503, "model_unavailable", "{model} is not ready: it is being loaded, or all its instances are down"),
     "sH": (504, "instance_timeout", "{model} gave no answer in time; ask for less, or try again"),
 }
@@ -269,6 +275,10 @@ class Exchange(asyncio.BufferedProtocol):
         if upstream is not self._upstream or self._transport is None:
             return
         self._upstream = None
+        if reason == NOWHERE and time.monotonic() - self._started < NOWHERE_S:
+            self._attempts -= 1
+            self.worker.loop.call_later(NOWHERE_AGAIN_S, self._connect, self.worker.loop.time() + CONNECT_S)
+            return
         if reason not in FINAL and self._attempts <= self.config.retries:
             self._connect(self.worker.loop.time() + CONNECT_S)
             return
@@ -284,10 +294,7 @@ class Exchange(asyncio.BufferedProtocol):
         self._release()
         self._request = b""
         self.status = status
-        self.first_byte = time.monotonic()
-        self.group = head.headers.get("x-flexi-server")
-        queue = head.headers.get("x-flexi-queue-ms", "")
-        self.queue_ms = int(queue) if queue.isdigit() else None
+        self.note(head)
         headers = [
             (name, value)
             for name, value in head.lines
@@ -298,6 +305,18 @@ class Exchange(asyncio.BufferedProtocol):
             headers.append(("X-Ignored-Options", ", ".join(self._order.set_aside)))
         headers.append(("Connection", "close"))
         self._write(write_head(head.line, headers))
+
+    def note(self, head: Head) -> None:
+        """What HAProxy says of the instance that answers."""
+        self.first_byte = time.monotonic()
+        self.group = head.headers.get("x-flexi-server")
+        queue = head.headers.get("x-flexi-queue-ms", "")
+        self.queue_ms = int(queue) if queue.isdigit() else None
+
+    def instance_failed(self, status: int, body: bytes) -> None:
+        """The instance answered with a failure of its own; that another one would do better is not known."""
+        self._upstream = None
+        self._refuse(guard_dialect.instance_error(status, body, self.model.name), end="instance")
 
     def relay(self, data: bytes) -> None:
         self.bytes_out += len(data)
@@ -390,6 +409,8 @@ class Upstream(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._head_bytes: bytearray | None = bytearray()
         self._failed = ""
+        self._error: tuple[int, Body] | None = None
+        """Status and what has come of an instance's own failure; clients get its words only."""
         self._left: int | None = None
         """Bytes of the body that have not come; None where it is chunked."""
 
@@ -415,6 +436,9 @@ class Upstream(asyncio.BufferedProtocol):
             data = self._feed_head(data)
         if not data or self._exchange is None:
             return
+        if self._error is not None:
+            self._feed_error(data)
+            return
         if self._left is not None:
             self._left -= len(data)
         self._exchange.relay(data)
@@ -429,6 +453,8 @@ class Upstream(asyncio.BufferedProtocol):
             return
         if self._head_bytes is not None:
             exchange.failed(self, self._failed or "closed")
+        elif self._error is not None:
+            exchange.instance_failed(self._error[0], bytes(self._error[1].data))
         else:
             exchange.ended(self, exchange.tail.ends_with(LAST_CHUNK) if self._left is None else self._left == 0)
 
@@ -468,9 +494,20 @@ class Upstream(asyncio.BufferedProtocol):
         rest = bytes(self._head_bytes[end + len(END_OF_HEAD) :])
         self._head_bytes = None
         self._left = left
-        if self._exchange is not None:
+        if status >= 500 and (left or 0) <= MAX_ERROR_BYTES:
+            self._error = (status, Body(head, MAX_ERROR_BYTES))
+            if self._exchange is not None:
+                self._exchange.note(head)
+        elif self._exchange is not None:
             self._exchange.begin(status, head)
         return rest
+
+    def _feed_error(self, data: bytes) -> None:
+        assert self._error is not None
+        try:
+            self._error[1].feed(data)
+        except (BadHttp, TooLarge):
+            self._give_up("bad")
 
     def _give_up(self, reason: str) -> None:
         self._failed = reason
