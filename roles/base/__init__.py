@@ -129,7 +129,8 @@ def _retire(plan: HostPlan) -> None:
         retired(name="Stop the agent of a host without instances", pattern="flexi-agent.service", keep=())
     if "gateway" not in plan.roles:
         # Only where flexi made it one: a HAProxy of the admin's own is not ours to stop.
-        units = ("haproxy.service", "flexi-guard.socket", "flexi-guard.service", "flexi-catalogue.service")
+        ledger = ("flexi-ledger.socket", "flexi-ledger.service")
+        units = ("haproxy.service", "flexi-guard.socket", "flexi-guard.service", "flexi-catalogue.service", *ledger)
         for unit in host.loop(units):
             retired(name=f"Stop {unit} where the gateway was", pattern=unit, keep=(), only_with=GATEWAY_MARK)
         files.file(name="Forget that the gateway was here", path=GATEWAY_MARK, present=False)

@@ -22,7 +22,7 @@ from flexi.operations.system import validated_file
 from flexi.plan.model import HEALTH_CONSUMER, Plan
 from flexi.rendering import render
 from roles.agent import PACKAGE
-from roles.gateway import certificate
+from roles.gateway import certificate, ledger
 
 CERTIFICATE = f"{MAPS}/gateway.pem"
 HAPROXY = "/etc/haproxy/haproxy.cfg"
@@ -38,6 +38,7 @@ GUARD_SOCKET = "/etc/systemd/system/flexi-guard.socket"
 def install(plan: Plan, package: OperationMeta) -> None:
     """`package` is the operation that writes the agent, whose other program is the catalogue."""
     gateway = plan.gateway
+    ledger.keep_off_the_disk()
     installed(name="Install HAProxy", packages=plan.host(host.name).gateway.packages)
 
     catalogue = files.put(
@@ -60,6 +61,7 @@ def install(plan: Plan, package: OperationMeta) -> None:
     systemd.service(name="Start the catalogue", service="flexi-catalogue.service", running=True, enabled=True)
 
     _guard(plan, package)
+    ledger.install(plan, package)
 
     files.directory(name="Make the directory of the gateway's tables", path=MAPS, mode="0755")
     dialects = [

@@ -13,6 +13,8 @@ SERVICES = (
     "flexi-guard.socket",
     "flexi-guard.service",
     "flexi-catalogue.service",
+    "flexi-ledger.socket",
+    "flexi-ledger.service",
 )
 FIREWALL = "flexi-firewall.service"
 FILES = (
@@ -21,6 +23,8 @@ FILES = (
     "/etc/systemd/system/flexi-catalogue.service",
     "/etc/systemd/system/flexi-firewall.service",
     "/etc/systemd/system/flexi-guard*",
+    "/etc/systemd/system/flexi-ledger.*",
+    "/etc/systemd/system/haproxy.service.d/flexi.conf",
     "/etc/systemd/system/flexi-share*",
     "/etc/systemd/system/nvidia-persistenced.service.d/flexi.conf",
     "/etc/systemd/timesyncd.conf.d/flexi.conf",
@@ -38,6 +42,8 @@ FILES = (
     "/opt/flexi",
     "/opt/ollama",
     "/var/lib/flexi",
+    "/var/lib/flexi-ledger",
+    "/var/log/flexi",
 )
 STORES = "/var/lib/ollama"
 

@@ -1,4 +1,4 @@
-"""From the plan to the two files that flexi-agent reads on the hosts."""
+"""From the plan to the files that flexi-agent's programs read on the hosts."""
 
 from __future__ import annotations
 
@@ -36,6 +36,17 @@ def catalogue_config(plan: Plan) -> dict[str, object]:
             for instance in plan.instances
         ],
         "models": sorted(names),
+    }
+
+
+def ledger_config(plan: Plan) -> dict[str, object]:
+    """/etc/flexi/ledger.json of the gateway."""
+    ledger = plan.gateway.ledger
+    return {
+        "port": ledger.port,
+        "retention_days": ledger.retention_days,
+        "usage_days": ledger.usage_days,
+        "models": [backend.model for backend in plan.gateway.backends],
     }
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 from rich.console import Console
 
-from flexi import bundling, deploying, doctor, status, testing, verifying
+from flexi import bundling, deploying, doctor, status, testing, usage, verifying
 from flexi.bench import lab as lab_bench
 from flexi.bench import preload as preload_bench
 from flexi.bundle.checking import check as check_supplies
@@ -221,16 +222,40 @@ def run_doctor(site: str, hosts: tuple[str, ...], as_json: bool) -> None:
 
 @cli.command("status")
 @site_argument
+@click.option("--once", is_flag=True, help="Do not refresh; so it is anyway where the output is no terminal.")
 @json_option
-def show_status(site: str, as_json: bool) -> None:
-    """Show every model on every instance: ready, loading, downloading, or why not."""
+def show_status(site: str, once: bool, as_json: bool) -> None:
+    """Show every model on every instance, the gateway's queues, and who uses what. On a terminal until Ctrl-C."""
     _, what = load(site)
-    statuses = status.read_all(what)
+    console = out()
+    if console.is_terminal and not (once or as_json):
+        sys.exit(EXIT_OK if status.watch(what, console, lambda: status.look(what)) else EXIT_FAILED)
+    statuses, gateways = status.look(what)
     if as_json:
-        print_json(status.as_json(what, statuses))
+        print_json(status.as_json(what, statuses, gateways))
     else:
-        status.show(what, statuses, out())
+        status.show(what, statuses, gateways, console)
     sys.exit(EXIT_OK if status.all_ready(what, statuses) else EXIT_FAILED)
+
+
+@cli.command("usage")
+@site_argument
+@click.option("--since", default="7d", show_default=True, metavar="WHEN", help="7d, 12h, 4w, or a date.")
+@click.option("--by", multiple=True, type=click.Choice(usage.BY), help="Sum by this (may be repeated).")
+@click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values for a spreadsheet.")
+@json_option
+def show_usage(site: str, since: str, by: tuple[str, ...], as_csv: bool, as_json: bool) -> None:
+    """Show who used which model how much: requests, refusals, tokens, waiting times."""
+    if as_csv and as_json:
+        raise InputError("--csv and --json: choose one of the two")
+    _, what = load(site)
+    found = usage.read(what, usage.moment(since, datetime.now(UTC)), tuple(dict.fromkeys(by)) or ("consumer", "model"))
+    if as_json:
+        print_json(usage.as_json(found, what.site))
+    elif as_csv:
+        usage.write_csv(found, sys.stdout)
+    else:
+        usage.show(found, out())
 
 
 @cli.group()

@@ -24,4 +24,5 @@ def units(host_plan: HostPlan) -> list[str]:
         names += [instance.unit for instance in host_plan.ollama.instances] + ["flexi-agent.service"]
     if "gateway" in host_plan.roles:
         names += ["haproxy.service", "flexi-catalogue.service", "flexi-guard.service"]
+        names += ["flexi-ledger.service", "flexi-ledger.socket"]
     return names

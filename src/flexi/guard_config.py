@@ -23,7 +23,6 @@ BODY_TIMEOUT_S = 120
 BODIES_LIMIT = 8
 """A worker holds as many bytes of requests as so many of the largest."""
 RETRIES = 2
-LEDGER = "/run/flexi-ledger/ledger.sock"
 
 
 def guard_config(plan: Plan) -> dict[str, object]:
@@ -31,7 +30,7 @@ def guard_config(plan: Plan) -> dict[str, object]:
     gateway = plan.gateway
     return {
         "inner": gateway.inner_socket,
-        "ledger": LEDGER,
+        "ledger": gateway.ledger.socket,
         "body_limit_bytes": gateway.body_limit_bytes,
         "body_timeout_s": BODY_TIMEOUT_S,
         "bodies_limit_bytes": BODIES_LIMIT * gateway.body_limit_bytes,

@@ -22,6 +22,9 @@ Result = TypeVar("Result")
 UNREACHABLE = 255
 """OpenSSH's own exit status when it could not connect (`man ssh`)."""
 
+ROOT_SHELL = 'if [ "$(id -u)" = 0 ]; then exec sh -s; else exec sudo -n sh -s; fi'
+"""A command that runs the script on its standard input as root: nothing of it is an argument or in sudo's log."""
+
 
 @dataclass(frozen=True)
 class Answer:

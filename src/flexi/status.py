@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
+from rich.text import Text
 
-from flexi import remote
+from flexi import gateway_status, remote
+from flexi.gateway_status import GatewayNow
 from flexi.plan.model import HostPlan, Plan
 
 STATUS_FILE = "/run/flexi-agent/status.json"
@@ -21,6 +27,8 @@ READ_COMMAND = f"cat {STATUS_FILE} && date +%s"
 STALE_S = 60
 """The agent writes at least every few seconds; an older file means that it hangs."""
 POLL_S = 1.0
+WATCH_S = 2.0
+"""Between two looks of `flexi status` on a terminal; the agents look every 2 s themselves."""
 STUCK_S = 180
 """Faults that last longer than this need a person: a reboot or the agent's first attempts are over by then."""
 SETTLE_S = 8.0
@@ -74,6 +82,13 @@ def read_all(plan: Plan, limit: Sequence[str] = ()) -> list[HostStatus]:
     return list(remote.for_each(hosts, read).values())
 
 
+def look(plan: Plan) -> tuple[list[HostStatus], list[GatewayNow]]:
+    """Agents and gateways at once."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        gateways = pool.submit(gateway_status.read_all, plan)
+        return read_all(plan), gateways.result()
+
+
 def model_states(plan: Plan, status: HostStatus) -> list[tuple[str, dict[str, Any]]]:
     """(group, model state) of every model that the agent knows or that the plan has on its host."""
     known = status.model_states()
@@ -96,7 +111,7 @@ def all_ready(plan: Plan, statuses: list[HostStatus]) -> bool:
     )
 
 
-def as_json(plan: Plan, statuses: list[HostStatus]) -> dict[str, object]:
+def as_json(plan: Plan, statuses: list[HostStatus], gateways: Sequence[GatewayNow] = ()) -> dict[str, object]:
     return {
         "schema": 1,
         "site": plan.site,
@@ -112,10 +127,12 @@ def as_json(plan: Plan, statuses: list[HostStatus]) -> dict[str, object]:
             }
             for status in statuses
         ],
+        "gateways": gateway_status.as_json(plan, gateways),
     }
 
 
-def show(plan: Plan, statuses: list[HostStatus], console: Console) -> None:
+def view(plan: Plan, statuses: list[HostStatus]) -> Table:
+    """Every model on every instance."""
     table = Table(box=None, padding=(0, 1), header_style="bold")
     for column in ("host", "group", "model", "state", "VRAM"):
         table.add_column(column, overflow="fold")
@@ -125,7 +142,29 @@ def show(plan: Plan, statuses: list[HostStatus], console: Console) -> None:
         for group, model in model_states(plan, status):
             vram = model.get("size_vram") or 0
             table.add_row(status.host, group, model["name"], _state(model), f"{vram / 2**30:.1f} GiB" if vram else "")
-    console.print(table)
+    return table
+
+
+def show(plan: Plan, statuses: list[HostStatus], gateways: Sequence[GatewayNow], console: Console) -> None:
+    console.print(Group(view(plan, statuses), "", gateway_status.view(plan, gateways)))
+
+
+def watch(
+    plan: Plan,
+    console: Console,
+    read: Callable[[], tuple[list[HostStatus], list[GatewayNow]]],
+    pause: Callable[[float], None] = time.sleep,
+) -> bool:
+    """Show what `read` says, again and again until the person stops it with Ctrl-C; whether all was ready at last."""
+    ready = False
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live, suppress(KeyboardInterrupt):
+        while True:
+            statuses, gateways = read()
+            ready = all_ready(plan, statuses)
+            when = Text(f"{plan.site} at {datetime.now():%H:%M:%S}; Ctrl-C ends this", style="dim")
+            live.update(Group(view(plan, statuses), "", gateway_status.view(plan, gateways), when), refresh=True)
+            pause(WATCH_S)
+    return ready
 
 
 def _state(model: dict[str, Any]) -> str:

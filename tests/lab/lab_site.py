@@ -168,6 +168,12 @@ class Site:
         ]
 
 
+def access_log(site: Site) -> list[dict[str, Any]]:
+    """Every line of the gateway's access log, oldest first."""
+    text = site.ssh("gateway", "sudo sh -c 'cat /var/log/flexi/access-*.log'").stdout
+    return [json.loads(line) for line in text.splitlines()]
+
+
 def parse_env(text: str) -> dict[str, str]:
     """Shell assignments as `flexi lab env` prints them."""
     pairs = (

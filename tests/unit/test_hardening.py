@@ -17,6 +17,7 @@ MAX_EXPOSURE = 2.5
 OLDEST = 249
 """Ubuntu 22.04 (packages.ubuntu.com/jammy/systemd)."""
 DROP_IN = ROOT / "templates/driver/nvidia-persistenced.conf"
+HAPROXY_DROP_IN = ROOT / "templates/gateway/haproxy.conf"
 UNITS = sorted((ROOT / "templates").rglob("*.service"))
 SOCKETS = sorted((ROOT / "templates").rglob("*.socket*"))
 PAGE = ROOT / "docs/hardening.md"
@@ -45,15 +46,20 @@ SINCE = {
     "ExecStartPre": 0,
     "ExecStop": 0,
     "Group": 0,
+    "IPAddressAllow": 235,
     "IPAddressDeny": 235,
     "KillMode": 0,
     "LimitCORE": 0,
     "LimitMEMLOCK": 0,
     "LimitNOFILE": 0,
+    "ListenDatagram": 0,
     "ListenStream": 0,
     "LockPersonality": 235,
+    "LogsDirectory": 235,
+    "LogsDirectoryMode": 235,
     "MaxConnections": 0,
     "MemoryDenyWriteExecute": 231,
+    "MemorySwapMax": 232,
     "NoNewPrivileges": 187,
     "PrivateDevices": 209,
     "PrivateMounts": 239,
@@ -89,6 +95,8 @@ SINCE = {
     "StandardInput": 0,
     "StandardOutput": 0,
     "StartLimitIntervalSec": 230,
+    "StateDirectory": 235,
+    "StateDirectoryMode": 235,
     "StopWhenUnneeded": 0,
     "SupplementaryGroups": 0,
     "SystemCallArchitectures": 209,
@@ -110,7 +118,7 @@ def directives(path: Path) -> set[str]:
     return set(re.findall(r"^([A-Za-z]+)=", path.read_text(encoding="utf-8"), re.MULTILINE))
 
 
-@pytest.mark.parametrize("path", [*UNITS, *SOCKETS, DROP_IN], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*UNITS, *SOCKETS, DROP_IN, HAPROXY_DROP_IN], ids=lambda path: path.name)
 def test_systemd_249_knows_every_directive(path: Path) -> None:
     used = directives(path)
     assert used

@@ -56,7 +56,7 @@ def host(*models: dict[str, Any], error: str | None = None) -> HostStatus:
 
 def shown(plan: Plan, *statuses: HostStatus) -> str:
     console = Console(file=io.StringIO(), width=160, no_color=True)
-    status.show(plan, list(statuses), console)
+    status.show(plan, list(statuses), [], console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 

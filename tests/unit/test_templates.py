@@ -8,7 +8,7 @@ import jinja2
 import pytest
 
 from flexi.paths import ROOT
-from flexi.plan.model import Backend, BackendServer, Consumer, FirewallRule, GatewayPlan, Grant
+from flexi.plan.model import Backend, BackendServer, Consumer, FirewallRule, GatewayPlan, Grant, LedgerPlan
 from flexi.rendering import render
 
 TEMPLATES = sorted(path.relative_to(ROOT / "templates") for path in (ROOT / "templates").rglob("*.j2"))
@@ -27,6 +27,7 @@ GATEWAY = GatewayPlan(
     port=8080,
     catalogue_port=11432,
     metrics_port=8405,
+    ledger=LedgerPlan(port=8406, socket="/run/flexi-ledger/ledger.sock", retention_days=7, usage_days=400),
     max_connections=1000,
     queue_length=20,
     body_limit_bytes=2**20,

@@ -1,4 +1,6 @@
-"""The programs in the package: `run`, `gpus` and `share` on GPU hosts, `catalogue`, `guard` and `keys` on the gateway.
+"""The programs in the package.
+
+On GPU hosts `run`, `gpus` and `share`; on the gateway `catalogue`, `guard`, `ledger`, `keys` and `now`.
 
 Exit status: 0 fine, 1 it cannot run (a port is taken, a GPU is missing), 2 the configuration or the call is wrong.
 """
@@ -74,6 +76,20 @@ def _keys(asked: argparse.Namespace) -> None:
     haproxy_map.follow(asked.map, asked.socket)
 
 
+def _ledger(asked: argparse.Namespace) -> None:
+    from . import ledger_server
+    from .ledger_config import LedgerConfig
+
+    ledger_server.run(LedgerConfig.load(asked.config))
+
+
+def _now(asked: argparse.Namespace) -> None:
+    from . import gateway_now
+    from .ledger_config import LedgerConfig
+
+    gateway_now.tell(LedgerConfig.load(asked.config).port, sys.stdout)
+
+
 def _gpus(asked: argparse.Namespace) -> str | None:
     from . import gate
 
@@ -88,6 +104,8 @@ _PROGRAMS: Mapping[str, Callable[[argparse.Namespace], str | None]] = {
     "guard-worker": _guard_worker,
     "guard-reload": _guard_reload,
     "keys": _keys,
+    "ledger": _ledger,
+    "now": _now,
     "gpus": _gpus,
 }
 """What a program returns is why it refuses; None where it is done."""
@@ -106,6 +124,10 @@ def _parser() -> argparse.ArgumentParser:
     keys = programs.add_parser("keys", help="make the running HAProxy know a table's file")
     keys.add_argument("--map", type=Path, default=Path("/etc/haproxy/flexi/keys.map"))
     keys.add_argument("--socket", type=Path, default=Path("/run/haproxy/admin.sock"))
+    ledger = programs.add_parser("ledger", help="keep the access log, the usage and the figures of the gateway")
+    moment = programs.add_parser("now", help="say what the gateway is doing at this moment, as JSON")
+    for program in (ledger, moment):
+        program.add_argument("--config", type=Path, default=Path("/etc/flexi/ledger.json"))
     gpus = programs.add_parser("gpus", help="fail unless all GPUs of an instance are visible")
     gpus.add_argument("--env-file", type=Path, required=True)
     return parser

@@ -10,12 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from .drain import Drain
+from .exposition import Sample, family
 from .gpus import GpuReport
 from .state import InstanceView, ModelView, Phase
 
 SCHEMA = 1
-
-_Sample = tuple[Mapping[str, str], float]
 
 
 def status(
@@ -58,7 +57,7 @@ def metrics(time_s: float, report: GpuReport | None, views: Sequence[InstanceVie
         "kernel": (driver.kernel_version if driver else None) or "",
         "library": (driver.library_version if driver else None) or "",
     }
-    families: list[tuple[str, str, list[_Sample]]] = [
+    families: list[tuple[str, str, list[Sample]]] = [
         ("flexi_agent_time_seconds", "When this file was written, in Unix time.", [({}, time_s)]),
         ("flexi_driver_info", "Versions of the NVIDIA driver's kernel module and library.", [(versions, 1)]),
         (
@@ -127,20 +126,7 @@ def metrics(time_s: float, report: GpuReport | None, views: Sequence[InstanceVie
             [(labels, float(gpu.ecc_uncorrected)) for labels, gpu in gpus if gpu.ecc_uncorrected is not None],
         ),
     ]
-    return "".join(_family(name, text, samples) for name, text, samples in families if samples)
-
-
-def _family(name: str, text: str, samples: Sequence[_Sample]) -> str:
-    lines = [f"# HELP {name} {text}", f"# TYPE {name} gauge"]
-    for labels, value in samples:
-        pairs = ",".join(f'{key}="{_escaped(label)}"' for key, label in labels.items())
-        number = str(int(value)) if value == int(value) else repr(value)
-        lines.append(f"{name}{{{pairs}}} {number}" if pairs else f"{name} {number}")
-    return "\n".join(lines) + "\n"
-
-
-def _escaped(label: str) -> str:
-    return label.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return "".join(family(name, text, samples) for name, text, samples in families if samples)
 
 
 def write(directory: Path, name: str, text: str) -> None:

@@ -29,6 +29,7 @@ from .model import (
     GatewayPlan,
     HostPlan,
     InstancePlan,
+    LedgerPlan,
     MaintenancePlan,
     ModelOnInstance,
     OllamaPlan,
@@ -52,6 +53,7 @@ GUARD_WORKERS = 4
 """Processes of the guard. One relays a few thousand pieces of answers in a second; a gateway has two cores at least."""
 GUARD_RUN = "/run/flexi-guard"
 INNER_SOCKET = "/run/haproxy/flexi-inner.sock"
+LEDGER_SOCKET = "/run/flexi-ledger/ledger.sock"
 
 _OPEN_PATHS = {"tags": "/api/tags", "version": "/api/version", "show": "/api/show"}
 
@@ -379,6 +381,12 @@ def _gateway(site: Site) -> GatewayPlan:
         port=site.users_port,
         catalogue_port=ports.CATALOGUE,
         metrics_port=ports.METRICS,
+        ledger=LedgerPlan(
+            port=ports.LEDGER,
+            socket=LEDGER_SOCKET,
+            retention_days=gateway.log.retention_days,
+            usage_days=gateway.log.usage_days,
+        ),
         max_connections=MAX_CONNECTIONS,
         timeout_s=gateway.timeout,
         queue_timeout_s=gateway.queue_timeout,

@@ -421,6 +421,19 @@ class TlsPlan(_Frozen):
     """`max-age` of Strict-Transport-Security (RFC 6797); 0 sends no such header."""
 
 
+class LedgerPlan(_Frozen):
+    """What the gateway remembers of its requests, and for how long."""
+
+    port: int
+    """Loopback port of its figures."""
+    socket: str
+    """Unix socket that takes the records, one datagram each."""
+    retention_days: int
+    """How long a line of the access log stays; with 0 none is written."""
+    usage_days: int
+    """How long the hourly sums by consumer and model stay."""
+
+
 class GatewayPlan(_Frozen):
     host: str
     address: str
@@ -431,6 +444,7 @@ class GatewayPlan(_Frozen):
     """Loopback port of flexi-agent's catalogue, which answers the lists (/api/tags, /api/ps, /v1/models)."""
     metrics_port: int
     """Loopback port of HAProxy's own figures, in Prometheus's text format at /metrics."""
+    ledger: LedgerPlan
     max_connections: int
     """Clients that are connected at once; more wait in the kernel until one leaves (HAProxy's `maxconn`)."""
     timeout_s: int

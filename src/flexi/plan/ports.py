@@ -14,6 +14,8 @@ CATALOGUE = 11432
 """On the gateway's loopback."""
 METRICS = 8405
 """On the gateway's loopback: HAProxy's figures. The port that HAProxy's documentation uses for them."""
+LEDGER = 8406
+"""On the gateway's loopback: the ledger's figures and sums."""
 
 
 def taken(groups: int, *, has_gpus: bool, is_gateway: bool) -> dict[int, str]:
@@ -24,6 +26,7 @@ def taken(groups: int, *, has_gpus: bool, is_gateway: bool) -> dict[int, str]:
     ports: dict[int, str] = {}
     if is_gateway:
         ports |= {ACME_RESPONDER: "certbot", CATALOGUE: "flexi's catalogue", METRICS: "HAProxy's metrics"}
+        ports[LEDGER] = "flexi's ledger"
     if has_gpus:
         ports[AGENT_CHECK] = "flexi-agent"
     for index in range(groups):

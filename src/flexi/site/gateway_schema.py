@@ -97,6 +97,25 @@ BUILT_IN_CLASSES: Mapping[str, ConsumerClass] = MappingProxyType(
 )
 
 
+class Log(Section):
+    """What the gateway remembers of requests. Never a prompt, an answer or a whole address."""
+
+    retention_days: int = Field(
+        default=7,
+        ge=0,
+        le=365,
+        description="Days that a line of the access log stays, one for each request with its consumer; 0: none.",
+        examples=[7],
+    )
+    usage_days: int = Field(
+        default=400,
+        ge=1,
+        le=3660,
+        description="Days that the hourly sums by consumer and model stay, for `flexi usage`.",
+        examples=[400],
+    )
+
+
 class Gateway(Section):
     """The one Ollama API in front of all instances."""
 
@@ -159,3 +178,4 @@ class Gateway(Section):
         description="Origins of pages whose scripts may use the API; empty means none.",
         examples=[["https://moodle.example.edu"]],
     )
+    log: Log = Log()

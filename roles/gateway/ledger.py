@@ -1,0 +1,90 @@
+"""The ledger: what the gateway remembers of its requests, and that nothing else of them reaches a disk."""
+
+import json
+from io import StringIO
+
+from pyinfra import host
+from pyinfra.api import deploy
+from pyinfra.api.operation import OperationMeta
+from pyinfra.operations import files, server, systemd
+
+from flexi.agent_config import ledger_config
+from flexi.operations.applying import applied
+from flexi.plan.model import Plan
+from roles.agent import PACKAGE
+
+USER = "flexi-ledger"
+CONFIG = "/etc/flexi/ledger.json"
+UNITS = "/etc/systemd/system"
+UNIT = f"{UNITS}/flexi-ledger.service"
+SOCKET = f"{UNITS}/flexi-ledger.socket"
+HAPROXY_DROP_IN = f"{UNITS}/haproxy.service.d/flexi.conf"
+
+
+@deploy("Gateway's memory")
+def keep_off_the_disk() -> None:
+    """Before HAProxy's package, which starts it. One that runs gets the limit without losing a stream: its workers have
+    it from their master."""
+    drop_in = files.put(
+        name="Keep HAProxy's memory off the disk",
+        src="templates/gateway/haproxy.conf",
+        dest=HAPROXY_DROP_IN,
+        mode="0644",
+    )
+    master = "$(systemctl show -p MainPID --value haproxy.service)"
+    applied(
+        name="Let a running HAProxy know",
+        what="haproxy-memory",
+        inputs=(HAPROXY_DROP_IN,),
+        command=f'[ "{master}" = 0 ] || prlimit --pid "{master}" --core=1:1',
+        after=[drop_in],
+    )
+
+
+@deploy("Ledger")
+def install(plan: Plan, package: OperationMeta) -> None:
+    """After the guard, whose user owns the socket. `package` is the operation that writes the agent, of which the
+    ledger is a program."""
+    server.group(name=f"Make the group {USER}", group=USER, system=True)
+    server.user(
+        name="Make the ledger's user",
+        user=USER,
+        group=USER,
+        home="/nonexistent",
+        shell="/usr/sbin/nologin",
+        system=True,
+        ensure_home=False,
+    )
+    config = files.put(
+        name="Write the ledger's configuration",
+        src=StringIO(json.dumps(ledger_config(plan), indent=2) + "\n"),
+        dest=CONFIG,
+        mode="0644",
+        create_remote_dir=False,
+    )
+    socket, unit = (
+        files.put(
+            name=f"Write the ledger's {kind}",
+            src=f"templates/gateway/flexi-ledger.{kind}",
+            dest=f"{UNITS}/flexi-ledger.{kind}",
+            mode="0644",
+        )
+        for kind in host.loop(("socket", "service"))
+    )
+    # The socket takes the ledger with it (Requires=): a record that waits is lost with it, so only for a new one.
+    applied(
+        name="Restart the ledger's socket with what is new",
+        what="flexi-ledger.socket",
+        inputs=(SOCKET,),
+        command="systemctl restart flexi-ledger.socket",
+        after=[socket],
+    )
+    systemd.service(name="Start the ledger's socket", service="flexi-ledger.socket", running=True, enabled=True)
+    applied(
+        name="Restart the ledger with what is new",
+        what="flexi-ledger.service",
+        inputs=(PACKAGE, CONFIG, UNIT),
+        command="systemctl restart flexi-ledger.service",
+        after=[package, config, unit],
+    )
+    systemd.service(name="Start the ledger", service="flexi-ledger.service", running=True, enabled=True)
