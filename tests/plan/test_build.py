@@ -353,7 +353,7 @@ def test_a_hosts_own_time_daemon_stays(inventory: Inventory) -> None:
 
 
 def test_anonymous_paths(inventory: Inventory) -> None:
-    assert inventory("lab").gateway.anonymous_paths == ("/api/tags", "/api/version")
+    assert inventory("lab").gateway.anonymous_paths == ("/api/tags", "/api/version", "/api/show")
 
 
 def test_ssh_paths_start_at_the_site_file(inventory: Inventory) -> None:

@@ -13,17 +13,19 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 from test_site import GOOD
 
 from flexi import remote
 from flexi.errors import FlexiError, InputError
 from flexi.gateway_files import keys_map
-from flexi.keys import gateways
+from flexi.keys import commands, gateways
+from flexi.keys.gateways import Told
 from flexi.keys.store import KeysStore
 from flexi.keys.times import End, Span, until
 from flexi.paths import ROOT
 from flexi.plan import build_plan
-from flexi.plan.model import Consumer, Grant
+from flexi.plan.model import Consumer, Grant, Plan
 from flexi.site import Site, SiteError, load_site
 from flexi.site.keys import keys_path
 
@@ -322,3 +324,95 @@ def test_what_haproxy_did_not_take_is_told_again_by_the_next_deploy(site: Site, 
     (tmp_path / "etc/keys.map").write_text("old\n")
     assert script(site, tmp_path, keys_map(TWO), "false").returncode == 1
     assert not list(tmp_path.rglob("flexi-keys"))
+
+
+def flexi(*arguments: str) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of `flexi keys`."""
+    done = CliRunner().invoke(commands.keys, list(arguments))
+    assert done.exception is None or isinstance(done.exception, SystemExit | InputError | SiteError), done.exception
+    return done.exit_code, done.stdout, done.stderr
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Consumer, ...]]:
+    """What the gateway was told, which then knows it."""
+    heard: list[tuple[Consumer, ...]] = []
+
+    def tell(plan: Plan, consumers: tuple[Consumer, ...]) -> list[Told]:
+        heard.append(consumers)
+        return [Told(plan.gateway.host, known=True)]
+
+    monkeypatch.setattr(commands, "tell", tell)
+    return heard
+
+
+def test_add_prints_the_key_alone_on_standard_output(site: Site, told: list[tuple[Consumer, ...]]) -> None:
+    status, out, err = flexi("add", str(site.path), "moodle", "--class", "staff", "--expires", "2030-01-31")
+    assert status == 0
+    (entry,) = load_site(site.path).entries
+    assert digest(out.strip()) == entry.sha256
+    assert out.strip() not in err
+    assert entry.expires == "2030-02-01T00:00:00+00:00"
+    assert told == [load_site(site.path).consumers]
+
+
+def test_add_for_programs(site: Site, told: list[tuple[Consumer, ...]]) -> None:
+    status, out, _ = flexi("add", str(site.path), "moodle", "--json")
+    report = json.loads(out)
+    (entry,) = load_site(site.path).entries
+    assert (status, report["schema"], report["name"], digest(report["key"])) == (0, 1, "moodle", entry.sha256)
+    assert report["gateways"] == [{"host": "two", "known": True, "problem": None}]
+
+
+@pytest.mark.parametrize("command", ["add", "rotate", "revoke"])
+def test_a_gateway_that_does_not_answer_is_said_and_the_file_is_right(
+    site: Site, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    with KeysStore(site) as store:
+        store.add("old")
+    before = load_site(site.path).entries
+    monkeypatch.setattr(commands, "tell", lambda *_: [Told("two", known=False, problem="no route to host")])
+    status, out, err = flexi(command, str(site.path), "new" if command == "add" else "old")
+    assert status == 1
+    assert "two does not know it yet: no route to host" in err
+    assert out
+    assert load_site(site.path).entries != before
+
+
+def test_a_site_that_was_never_deployed_gets_its_keys_with_the_first_deploy(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "tell", lambda *_: [Told("two", known=False)])
+    status, _, err = flexi("add", str(site.path), "moodle")
+    assert status == 0
+    assert "the first deploy tells it" in err
+
+
+def test_here_tells_nobody(site: Site, told: list[tuple[Consumer, ...]]) -> None:
+    assert flexi("add", str(site.path), "moodle", "--here")[0] == 0
+    assert told == []
+
+
+def test_list_and_show_hold_what_an_admin_asks_and_no_digest(site: Site, told: list[tuple[Consumer, ...]]) -> None:
+    flexi("add", str(site.path), "moodle", "--class", "staff", "--owner", "Ada", "--purpose", "course [1]")
+    flexi("rotate", str(site.path), "moodle", "--keep-old", "7d")
+    (entry,) = load_site(site.path).entries
+    assert entry.previous is not None
+    for arguments in (["list"], ["list", "--json"], ["show"], ["show", "--json"]):
+        name = ["moodle"] if arguments[0] == "show" else []
+        status, out, _ = flexi(arguments[0], str(site.path), *name, *arguments[1:])
+        assert status == 0
+        assert all(word in out for word in ("moodle", "staff", "Ada", "course [1]"))
+        assert entry.sha256 not in out
+        assert entry.previous.sha256 not in out
+    report = json.loads(flexi("show", str(site.path), "moodle", "--json")[1])
+    assert report["rules"]["at_once"] == 2
+    assert report["previous_expires"] == entry.previous.expires
+    assert report["ended"] is False
+
+
+def test_revoke_takes_several(site: Site, told: list[tuple[Consumer, ...]]) -> None:
+    for name in ("ada", "grace", "edsger"):
+        flexi("add", str(site.path), name)
+    assert flexi("revoke", str(site.path), "ada", "grace")[0] == 0
+    assert [consumer.name for consumer in told[-1]] == ["edsger"]

@@ -68,7 +68,7 @@ class ConsumerClass(Section):
         default="all", description="`all`, or the models that they may use.", examples=[["llama3:8b"]]
     )
     at_once: int = Field(
-        default=8, ge=1, le=1000, description="Requests at the same time, those that wait included.", examples=[8]
+        default=32, ge=1, le=1000, description="Requests at the same time, those that wait included.", examples=[8]
     )
     per_minute: Limit | None = Field(default=None, description="Requests in a minute of the clock.", examples=[60])
     per_hour: Limit | None = Field(default=None, description="Requests in an hour of the clock.", examples=[1000])

@@ -1,0 +1,295 @@
+"""Consumers: who may do what, how much of it, and keys that change under streams."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import http.client
+import json
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import pytest
+from lab_site import Figure, Site, flexi, until
+
+from flexi.keys.gateways import tell
+from flexi.plan.model import Consumer, Grant
+
+MODEL = "phi3:3.8b"
+SLOW = "command-r-plus:104b"
+"""Five tokens a second, two answers at once."""
+OTHER = "gemma:7b"
+"""Of the lab, and not of its class `course`."""
+ORIGIN = "https://moodle.lab.test"
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    headers: Mapping[str, str]
+    text: str
+
+    @property
+    def json(self) -> dict[str, object]:
+        found: dict[str, object] = json.loads(self.text)
+        return found
+
+    @property
+    def error(self) -> str:
+        """What went wrong, in the dialect of Ollama."""
+        return str(self.json["error"])
+
+
+def connection(site: Site) -> http.client.HTTPConnection:
+    address = urlsplit(site.url)
+    assert address.hostname
+    return http.client.HTTPConnection(address.hostname, address.port or 80, timeout=120)
+
+
+def ask(
+    site: Site, key: str | None, path: str, body: object = None, method: str | None = None, **headers: str
+) -> Reply:
+    """One request; keywords are headers, with `_` for `-`."""
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    if key is not None:
+        sent["Authorization"] = f"Bearer {key}"
+    asked = connection(site)
+    asked.request(method or ("POST" if body is not None else "GET"), path, json.dumps(body) if body else None, sent)
+    answer = asked.getresponse()
+    found = Reply(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read().decode())
+    asked.close()
+    return found
+
+
+def short(model: str = MODEL, tokens: int = 1) -> dict[str, object]:
+    return {"model": model, "prompt": "x", "stream": False, "options": {"num_predict": tokens}}
+
+
+class Stream:
+    """An answer of `SLOW` that is being written."""
+
+    def __init__(self, site: Site, key: str, tokens: int) -> None:
+        body = {"model": SLOW, "prompt": "x", "options": {"num_predict": tokens}}
+        self._connection = connection(site)
+        self._connection.request("POST", "/api/generate", json.dumps(body), {"Authorization": f"Bearer {key}"})
+        self._answer = self._connection.getresponse()
+        self.status = self._answer.status
+        self._first = self._answer.readline()
+
+    def rest(self) -> list[dict[str, object]]:
+        """All that has not been read, to the end."""
+        lines = [json.loads(line) for line in [self._first, *self._answer]]
+        self.close()
+        return lines
+
+    def close(self) -> None:
+        self._answer.close()
+        self._connection.close()
+
+
+def keys(site: Site, *arguments: str) -> str:
+    """Standard output of `flexi keys`."""
+    done = flexi("keys", arguments[0], str(site.file), *arguments[1:])
+    assert done.status == 0, done.text
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def name(site: Site) -> Iterator[str]:
+    """A consumer's name that nobody has counted anything for; gone after the test."""
+    found = f"test-{secrets.token_hex(4)}"
+    yield found
+    flexi("keys", "revoke", str(site.file), found)
+
+
+def haproxy_workers(site: Site) -> str:
+    return site.ssh("gateway", "pgrep -x haproxy").stdout
+
+
+def test_keys_change_within_seconds_and_no_stream_notices(site: Site, name: str, figure: Figure) -> None:
+    workers = haproxy_workers(site)
+    start = time.monotonic()
+    key = keys(site, "add", name)
+    until(lambda: ask(site, key, "/api/tags").status == 200, 5, "the key is good")
+    added = time.monotonic() - start
+    stream = Stream(site, key, 120)
+    start = time.monotonic()
+    new = keys(site, "rotate", name, "--keep-old", "1d")
+    assert [ask(site, good, "/api/tags").status for good in (key, new)] == [200, 200]
+    newest = keys(site, "rotate", name)
+    assert [ask(site, ended, "/api/tags").status for ended in (key, new)] == [401, 401]
+    keys(site, "revoke", name)
+    until(lambda: ask(site, newest, "/api/tags").status == 401, 5, "the key is good no more")
+    ended = time.monotonic()
+    changed = (ended - start) / 3
+    lines = stream.rest()
+    assert time.monotonic() - ended > 1, "the answer was over before the last change"
+    assert lines[-1]["done"] is True
+    assert lines[-1]["eval_count"] == len(lines) - 1, "a token a line, and the end"
+    assert haproxy_workers(site) == workers, "HAProxy was reloaded"
+    figure(f"a new key was good {added:.1f} s after its command began, a change took {changed:.1f} s")
+    keys(site, "add", name)  # for the fixture to revoke
+
+
+def test_what_was_told_stays_and_a_deploy_changes_nothing(site: Site, name: str) -> None:
+    key = keys(site, "add", name, "--class", "course", "--owner", "Ada", "--purpose", "a test")
+    done = site.pyinfra("-y", "--json", "--limit", "gateway")
+    assert done.status == 0, done.text[-4000:]
+    assert [op["name"] for op in json.loads(done.stdout)["results"]["operations"] if op["success"]] == []
+    assert ask(site, key, "/api/tags").status == 200
+    known = site.ssh("gateway", "sudo cat /etc/haproxy/flexi/keys.map").stdout
+    assert hashlib.sha256(key.encode()).hexdigest() in known
+    assert key not in known
+    assert "Ada" not in known
+
+
+def test_a_key_ends_by_itself(site: Site, name: str) -> None:
+    """The gateway's clock decides; nobody acts."""
+    plan, key = site.plan, secrets.token_urlsafe(32)
+    clock = int(site.ssh("gateway", "date +%s").stdout)
+    grant = Grant(sha256=hashlib.sha256(key.encode()).hexdigest(), expires=clock + 5)
+    consumer = Consumer(name=name, class_name="default", grants=(grant,))
+    assert all(told.known for told in tell(plan, (*plan.gateway.consumers, consumer)))
+    assert ask(site, key, "/api/tags").status == 200
+    until(lambda: ask(site, key, "/api/tags").status == 401, 10, "the key has ended")
+    assert "has ended" in ask(site, key, "/api/tags").error
+    assert all(told.known for told in tell(plan, plan.gateway.consumers))
+
+
+def test_a_key_comes_in_every_way_that_clients_send_it(site: Site) -> None:
+    basic = base64.b64encode(f"moodle:{site.key}".encode()).decode()
+    for headers in (
+        {"Authorization": f"Bearer {site.key}"},
+        {"Authorization": f"bearer  {site.key}"},
+        {"x_api_key": site.key},
+        {"Authorization": f"Basic {basic}"},
+    ):
+        assert ask(site, None, "/api/generate", short(), **headers).status == 200, headers.keys()
+    wrong = base64.b64encode(b"moodle:wrong").decode()
+    for headers in (
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": f"Basic {wrong}"},
+        {"Authorization": "Basic !"},
+        {"Authorization": f"Digest {site.key}"},
+        {"Authorization": site.key},
+        {"x_api_key": ""},
+        {"Authorization": f"Bearer {hashlib.sha256(site.key.encode()).hexdigest()}"},
+    ):
+        reply = ask(site, None, "/api/generate", short(), **headers)
+        assert reply.status == 401, headers
+        assert "Authorization: Bearer" in reply.error
+        assert "www-authenticate" in reply.headers
+    openai = ask(site, "wrong", "/v1/chat/completions", short())
+    error = openai.json["error"]
+    assert isinstance(error, dict)
+    assert (error["code"], bool(error["message"])) == ("invalid_api_key", True)
+
+
+def test_a_class_has_its_models_and_networks(site: Site, name: str) -> None:
+    key = keys(site, "add", name, "--class", "course")
+    assert ask(site, key, "/api/generate", short()).status == 200
+    for headers in ({}, {"X_Flexi_Class": "default"}, {"X_Flexi_Consumer": "lab", "X-FLEXI-CLASS": "default"}):
+        reply = ask(site, key, "/api/generate", short(OTHER), **headers)
+        assert reply.status == 403, reply.text
+        assert MODEL in reply.error, "what it may use is said"
+    keys(site, "revoke", name)
+    key = keys(site, "add", name, "--class", "elsewhere")
+    reply = ask(site, key, "/api/tags")
+    assert reply.status == 403
+    assert "address" in reply.error
+
+
+def test_what_a_class_may_do_in_a_day_is_counted(site: Site, name: str) -> None:
+    """9 requests a day in the lab's `course`; what is refused and the lists do not count."""
+    key = keys(site, "add", name, "--class", "course")
+    for number in range(1, 10):
+        reply = ask(site, key, "/api/generate", short())
+        assert reply.status == 200, reply.text
+        left = [reply.headers[f"x-ratelimit-remaining{of}"] for of in ("", "-day")]
+        assert left == [str(9 - number)] * 2
+        assert reply.headers["x-ratelimit-limit-day"] == "9"
+        assert ask(site, key, "/api/tags").status == 200
+    for path, dialect in (("/api/chat", str), ("/v1/chat/completions", dict)):
+        reply = ask(site, key, path, {"model": MODEL, "messages": []})
+        assert reply.status == 429
+        assert isinstance(reply.json["error"], dialect)
+        # To midnight UTC, the test's clock and the gateway's being the same machine's.
+        assert abs(int(reply.headers["retry-after"]) - (86400 - time.time() % 86400)) < 10
+    assert ask(site, site.key, "/api/generate", short()).status == 200, "another consumer is not concerned"
+
+
+def test_requests_at_once_are_bounded_and_a_place_comes_back(site: Site, name: str) -> None:
+    key = keys(site, "add", name, "--class", "course")
+    with ExitStack() as open_streams:
+        streams = [Stream(site, key, 150) for _ in range(2)]
+        for stream in streams:
+            open_streams.callback(stream.close)
+        assert [stream.status for stream in streams] == [200, 200]
+        reply = ask(site, key, "/api/generate", short())
+        assert reply.status == 429
+        assert "2 requests at once" in reply.error
+        assert int(reply.headers["retry-after"]) > 0
+        streams[0].close()
+        until(lambda: ask(site, key, "/api/generate", short()).status == 200, 5, "a place for the one that left")
+
+
+def test_without_a_key_there_is_what_the_site_allows(site: Site) -> None:
+    assert ask(site, None, "/api/tags").status == 200
+    assert ask(site, None, "/api/version").status == 200
+    shown = ask(site, None, "/api/show", {"model": MODEL})
+    assert shown.status == 200
+    assert "details" in shown.json
+    assert ask(site, None, "/api/tags", method="HEAD").status == 200
+    for path, body in (("/api/ps", None), ("/v1/models", None), ("/api/generate", short()), ("/api/embed", short())):
+        assert ask(site, None, path, body).status == 401
+    assert ask(site, "wrong", "/api/tags").status == 401, "a key that is sent must be good"
+
+
+def test_pages_of_the_sites_origins_and_no_others(site: Site) -> None:
+    wanted = "authorization, x-stainless-os"
+    preflight = {"Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": wanted}
+    reply = ask(site, None, "/api/chat", method="OPTIONS", Origin=ORIGIN, **preflight)
+    assert reply.status == 204
+    assert reply.headers["access-control-allow-origin"] == ORIGIN
+    assert reply.headers["access-control-allow-headers"] == wanted
+    assert "POST" in reply.headers["access-control-allow-methods"]
+    reply = ask(site, site.key, "/api/generate", short(), Origin=ORIGIN)
+    assert (reply.status, reply.headers["access-control-allow-origin"]) == (200, ORIGIN)
+    assert ask(site, "wrong", "/api/tags", Origin=ORIGIN).headers["access-control-allow-origin"] == ORIGIN
+    for origin in ("https://evil.example", "null", f"{ORIGIN}.evil.example", "http://moodle.lab.test"):
+        for reply in (
+            ask(site, None, "/api/tags", Origin=origin),
+            ask(site, None, "/api/chat", method="OPTIONS", Origin=origin, **preflight),
+        ):
+            assert reply.status in (200, 204)
+            assert not [header for header in reply.headers if header.startswith("access-control-")], origin
+    plain = ask(site, None, "/api/chat", method="OPTIONS")
+    assert (plain.status, plain.headers["allow"]) == (204, "POST, OPTIONS")
+
+
+def test_no_answer_shows_what_is_behind(site: Site) -> None:
+    behind = {instance.group for instance in site.plan.instances} | {host.name for host in site.plan.hosts}
+    replies = [
+        ask(site, site.key, "/api/generate", short()),
+        ask(site, None, "/api/show", {"model": MODEL}),
+        ask(site, site.key, "/api/generate", short("nosuch")),
+        ask(site, site.key, "/api/tags"),
+    ]
+    for reply in replies:
+        assert reply.headers["x-request-id"]
+        assert not [header for header in reply.headers if header.startswith("x-flexi")]
+        assert not behind & set(reply.headers.values())
+
+
+def test_keys_are_listed_for_people_and_programs(site: Site, name: str) -> None:
+    keys(site, "add", name, "--class", "course", "--owner", "Ada", "--expires", "90d")
+    entries = json.loads(keys(site, "list", "--json"))["consumers"]
+    (entry,) = [entry for entry in entries if entry["name"] == name]
+    assert (entry["class"], entry["owner"], entry["ended"]) == ("course", "Ada", False)
+    assert name in keys(site, "list")
+    assert "per day" in keys(site, "show", name)
