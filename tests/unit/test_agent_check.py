@@ -57,14 +57,16 @@ def test_a_ready_model_is_up_and_ready(checker: Checker) -> None:
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        (ModelView("m:1", Phase.FAULT, "m:1 runs 40 % on the CPU"), "down ready #fault: m:1 runs 40 % on the CPU"),
-        (ModelView("m:1", Phase.DOWNLOADING, None, 250, 1000), "down ready #downloading: 25 %"),
-        (ModelView("m:1", Phase.DOWNLOADING, None, 0, 0), "down ready #downloading"),
-        (ModelView("m:1", Phase.LOADING), "down ready #loading"),
-        (ModelView("m:1", Phase.STARTING, "waits for its download"), "down ready #starting: waits for its download"),
+        (ModelView("m:1", Phase.FAULT, "m:1 runs 40 % on the CPU"), "up drain #fault: m:1 runs 40 % on the CPU"),
+        (ModelView("m:1", Phase.DOWNLOADING, None, 250, 1000), "up drain #downloading: 25 %"),
+        (ModelView("m:1", Phase.DOWNLOADING, None, 0, 0), "up drain #downloading"),
+        (ModelView("m:1", Phase.LOADING), "up drain #loading"),
+        (ModelView("m:1", Phase.STARTING, "waits for its download"), "up drain #starting: waits for its download"),
     ],
 )
-def test_everything_else_is_down_with_the_reason(checker: Checker, board: Board, model: ModelView, said: str) -> None:
+def test_everything_else_gets_no_requests_and_may_finish_what_it_has(
+    checker: Checker, board: Board, model: ModelView, said: str
+) -> None:
     board.put(instance(model))
     assert checker.answer("a m:1") == said
     assert checker.answer("a") == "up ready", "an instance that loads still serves its other models"
@@ -75,11 +77,22 @@ def test_a_faulty_instance_is_down_as_a_whole(checker: Checker, board: Board) ->
     assert checker.answer("a") == "down ready #fault: GPU 3 (GPU-ab12cd34) is not visible"
 
 
-@pytest.mark.parametrize(
-    "request_line", ["", "\n", "a b c", "b llama3:8b", "a other:1", "late", "late m:1", "\x00\xff"]
-)
+@pytest.mark.parametrize("request_line", ["", "\n", "a b c", "b llama3:8b", "\x00\xff"])
 def test_what_is_not_known_is_down(checker: Checker, request_line: str) -> None:
     assert checker.answer(request_line).startswith("down ready #")
+
+
+@pytest.mark.parametrize(
+    ("request_line", "why"),
+    [
+        ("a other:1", "unknown model other:1 in group a"),
+        ("late", "not looked at yet"),
+        ("late m:1", "not looked at yet"),
+    ],
+)
+def test_what_may_be_writing_answers_is_not_broken_off(checker: Checker, request_line: str, why: str) -> None:
+    """A model that a deploy has moved away, an agent that has just begun."""
+    assert checker.answer(request_line) == f"up drain #{why}"
 
 
 def test_a_drain_switch_drains_with_its_first_line_and_says_ready_once_it_is_gone(
@@ -91,9 +104,11 @@ def test_a_drain_switch_drains_with_its_first_line_and_says_ready_once_it_is_gon
     switch.write_text("")
     assert checker.answer("a") == "up drain #drained by an administrator"
     board.put(instance(ModelView("llama3:8b", Phase.FAULT, "bad")))
-    assert checker.answer("a llama3:8b") == "down drain #fault: bad"
+    assert checker.answer("a llama3:8b") == "up drain #fault: bad"
+    board.put(instance(phase=Phase.STARTING, reason="it is not running"))
+    assert checker.answer("a llama3:8b") == "down drain #starting: it is not running"
     switch.unlink()
-    assert checker.answer("a llama3:8b") == "down ready #fault: bad"
+    assert checker.answer("a llama3:8b") == "down ready #starting: it is not running"
 
 
 def asked(checker: Checker, request: str = "a llama3:8b", asker: str = "10.0.0.1") -> str:
@@ -176,11 +191,11 @@ def test_a_gateway_has_heard_once_it_was_answered_for_every_model(checker: Check
     assert not checker.heard_by_all()
 
 
-def test_a_state_that_nobody_confirms_any_more_is_down(checker: Checker, board: Board, clock: Clock) -> None:
+def test_a_state_that_nobody_confirms_any_more_gets_no_requests(checker: Checker, board: Board, clock: Clock) -> None:
     clock.now = 29.0
     assert checker.answer("a llama3:8b") == "up ready"
     clock.now = 31.0
-    assert checker.answer("a llama3:8b") == "down ready #the agent has not looked at a for 30 s"
+    assert checker.answer("a llama3:8b") == "up drain #the agent has not looked at a for 30 s"
     board.put(instance(ModelView("llama3:8b", Phase.READY)))
     assert checker.answer("a llama3:8b") == "up ready", "an unchanged view is a confirmation too"
 
@@ -300,8 +315,10 @@ def test_haproxy_goes_down_drains_and_comes_back_by_these_words(port: int, board
         until(lambda: server()[1].startswith("via agent : up"), "the agent was asked")
         assert server()[0].startswith("UP")
         board.put(instance(ModelView("llama3:8b", Phase.FAULT, "llama3:8b runs 40 % on the CPU")))
-        until(lambda: server()[0] == "DOWN (agent)", f"down, but it is {server()}")
+        until(lambda: server()[0].startswith("DRAIN"), f"drained, but it is {server()}")
         assert "llama3:8b runs 40 % on the CPU" in server()[1]
+        board.put(instance(phase=Phase.FAULT, reason="a GPU is away"))
+        until(lambda: server()[0] == "DOWN (agent)", f"down, but it is {server()}")
         board.put(instance(ModelView("llama3:8b", Phase.READY)))
         until(lambda: server()[0].startswith("UP"), "up again")
         (tmp_path / "a").touch()

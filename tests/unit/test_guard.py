@@ -16,6 +16,7 @@ from agent_fakes import until
 from guard_fakes import Asked, Guard, alive, answer, request, running
 
 from flexi import agent_package
+from flexi.agent.guard_exchange import BUSY_S
 
 BODY = b'{"messages":[{"role":"user","content":"canary"}],"model":"llama3:8b"}'
 
@@ -203,7 +204,7 @@ def test_a_large_body_that_is_refused_is_read_to_its_end(guard: Guard) -> None:
 
 def broken(asked: Asked) -> None:
     """An instance that dies: HAProxy's 502."""
-    asked.fail("SH", 502)
+    asked.fail("a", 502)
 
 
 def torn(asked: Asked) -> None:
@@ -238,16 +239,33 @@ def test_not_for_ever(guard: Guard) -> None:
     guard.inner.answers.get()
 
 
-@pytest.mark.parametrize(("reason", "status"), [("full", 503), ("sQ", 503), ("SC", 503), ("sC", 503), ("sH", 504)])
-def test_where_another_attempt_is_no_remedy_there_is_none(guard: Guard, reason: str, status: int) -> None:
-    guard.inner.then(lambda asked: asked.fail(reason, status))
+@pytest.mark.parametrize(
+    ("said", "status", "code"),
+    [
+        ("queue_full", 503, "queue_full"),
+        ("<NOSRV>", 503, "model_unavailable"),
+        ("a", 504, "instance_timeout"),
+    ],
+)
+def test_where_another_attempt_is_no_remedy_there_is_none(guard: Guard, said: str, status: int, code: str) -> None:
+    guard.inner.then(lambda asked: asked.fail(said, status))
     found, headers, body = ask(guard, request(BODY, path="/v1/chat/completions"))
     assert found == status
     assert ("retry-after" in headers) == (status == 503)
-    said = json.loads(body)["error"]
-    assert "llama3:8b" in said["message"]
-    assert "model_llama3" not in said["message"], "no back end is ever shown"
+    error = json.loads(body)["error"]
+    assert error["code"] == code
+    assert "llama3:8b" in error["message"]
+    assert "model_llama3" not in error["message"], "no back end is ever shown"
     assert len(guard.inner.asked) == 1
+
+
+def test_who_waited_for_a_place_is_told_so(guard: Guard) -> None:
+    def later(asked: Asked) -> None:
+        threading.Event().wait(BUSY_S + 0.1)
+        asked.fail("<NOSRV>", 503)
+
+    guard.inner.then(later)
+    assert "is busy: no place became free" in json.loads(ask(guard, request(BODY))[2])["error"]
 
 
 def test_an_answer_that_breaks_off_has_no_end_for_the_client(guard: Guard) -> None:
@@ -393,8 +411,10 @@ def test_the_inner_half_may_be_away_for_a_moment(guard: Guard) -> None:
         assert answer(sock)[0] == 200
 
 
-def test_a_back_end_that_haproxy_does_not_know_yet_is_waited_for(guard: Guard) -> None:
-    guard.inner.then(*[lambda asked: asked.fail("nowhere")] * 4)
+@pytest.mark.parametrize("said", ["nowhere", "a"])
+def test_what_has_reached_nobody_is_tried_again_for_a_while(guard: Guard, said: str) -> None:
+    """A back end that HAProxy does not know yet; an instance that takes no connection and is not marked down yet."""
+    guard.inner.then(*[lambda asked: asked.fail(said, 503)] * 4)
     assert ask(guard, request(BODY))[0] == 200
     assert guard.told()["retries"] == 0
 

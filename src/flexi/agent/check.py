@@ -1,6 +1,8 @@
 """The answers to HAProxy's agent-check, after its src/tcpcheck.c (2.4 and 2.6).
 
-A line has two independent words: `up` or `down` (whether the model serves) and `ready` or `drain` (whether it shall).
+A line has two independent words: `up` or `down` (whether the instance is there) and `ready` or `drain` (whether the
+model shall get requests). The gateway breaks off what runs at a server that goes down, so that nobody waits for an
+instance that hangs; answers of one that is only not ready for more go on.
 HAProxy keeps each word until the opposite one is said, so both are said every time. A blank must stand before the
 `#` of the reason: HAProxy splits words at blanks only, and would take `down#...` for one unknown word.
 """
@@ -61,9 +63,14 @@ class Checker:
 
     def _line(self, check: Check, drained: str | None) -> str:
         group, model = check
+        view = self._board.view(group)
+        if view is None:
+            return line(drain="not looked at yet")
         if self._board.age_s(group) > STALE_S:
-            return line(down=f"the agent has not looked at {group} for {STALE_S:g} s", drain=drained)
-        return line(down=_why_down(self._board.view(group), model), drain=drained)
+            return line(drain=f"the agent has not looked at {group} for {STALE_S:g} s")
+        if view.phase is not Phase.READY:
+            return line(down=f"{view.phase.value}: {view.reason}", drain=drained)
+        return line(drain=_why_not(view, model) or drained)
 
 
 def line(down: str | None = None, drain: str | None = None) -> str:
@@ -119,11 +126,8 @@ def _words(line: str) -> str:
     return line.partition(" #")[0]
 
 
-def _why_down(view: InstanceView | None, model: str) -> str | None:
-    if view is None:
-        return "not looked at yet"
-    if not model:
-        return None if view.phase is Phase.READY else f"{view.phase.value}: {view.reason}"
+def _why_not(view: InstanceView, model: str) -> str | None:
+    """Why an instance that answers shall get no requests for `model`; None where it shall."""
     for known in view.models:
         if full_name(known.name) == full_name(model):
             if known.phase is Phase.READY:
@@ -131,4 +135,4 @@ def _why_down(view: InstanceView | None, model: str) -> str | None:
             if known.phase is Phase.DOWNLOADING and known.total:
                 return f"downloading: {100 * (known.completed or 0) // known.total} %"
             return f"{known.phase.value}: {known.reason}" if known.reason else known.phase.value
-    return f"unknown model {model} in group {view.group}"
+    return f"unknown model {model} in group {view.group}" if model else None

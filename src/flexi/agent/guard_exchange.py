@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum
 
 from . import guard_dialect, guard_policy
 from .guard_accounts import Accounts
@@ -24,10 +25,11 @@ CONNECT_AGAIN_S = 0.01
 CONNECT_S = 5.0
 """HAProxy's inner front end accepts within this time, or the gateway is out of order."""
 RETRY_AFTER_S = 10
-NOWHERE = "nowhere"
-"""HAProxy has no such back end: while a deploy changes the models, the guard knows the new ones a moment before it."""
-NOWHERE_AGAIN_S = 0.2
-NOWHERE_S = 10.0
+AGAIN_S = 0.2
+AGAIN_FOR_S = 10.0
+"""How long a request that has reached nobody is tried again: HAProxy sees within seconds that an instance is down."""
+BUSY_S = 1.0
+"""A request that got no instance waited for its turn if it took longer than this; else there was none to wait for."""
 CLIENT_GONE = 499
 """What is noted for a request whose client left before it had an answer; nginx and Ollama say the same."""
 LINGER_S = 10.0
@@ -37,18 +39,45 @@ MAX_ERROR_BYTES = 64 * 1024
 LOWEST_PRIORITY = 2047
 """HAProxy's bounds of set-priority-class; what is outside of them it cuts."""
 
-FINAL = {
-    "full": (503, "queue_full", "too many requests wait for {model} already"),
-    "sQ": (503, "queue_timeout", "{model} is busy: no place became free in the time that a request may wait"),
-    "SC": (503, "model_unavailable", "{model} is not ready: it is being loaded, or all its instances are down"),
-    NOWHERE: (503, "model_unavailable", "{model} is not ready: the gateway does not know its instances yet"),
-    "sC": (503, "model_unavailable", "{model} is not ready: it is being loaded, or all its instances are down"),
-    "sH": (504, "instance_timeout", "{model} gave no answer in time; ask for less, or try again"),
+
+class Failure(Enum):
+    """Why an attempt ended before its answer began. HAProxy says so with its status and the server's name in a header;
+    its termination state (`%ts`) is not known yet when it writes an error (2.6.12, tried)."""
+
+    FULL = "queue_full"
+    """Our own rule, by name."""
+    NOWHERE = "nowhere"
+    """HAProxy has no such back end: while a deploy changes the models, the guard knows new ones a moment earlier."""
+    REFUSED = "refused"
+    """The instance took no connection: it was killed, and HAProxy does not know yet."""
+    NO_SERVER = "model_unavailable"
+    """No instance is up, or none became free in time."""
+    TIMEOUT = "instance_timeout"
+    BROKEN = "instance_broke"
+    """The connection broke: the instance was killed, or it hung and HAProxy gave it up."""
+
+
+_NO_SERVER = "<NOSRV>"
+_NOBODY_YET = (Failure.NOWHERE, Failure.REFUSED)
+_SAID = {
+    Failure.FULL: (503, "too many requests wait for {model} already"),
+    Failure.NOWHERE: (503, "{model} is not ready: the gateway does not know its instances yet"),
+    Failure.REFUSED: (503, "{model} is not ready: it is being loaded, or all its instances are down"),
+    Failure.NO_SERVER: (503, "{model} is not ready: it is being loaded, or all its instances are down"),
+    Failure.TIMEOUT: (504, "{model} gave no answer in time; ask for less, or try again"),
+    Failure.BROKEN: (502, "the instance of {model} broke off before it answered, and so did the next; try again"),
 }
-"""What HAProxy says of a failure for which another attempt is no remedy: its termination state (`%ts`, section 8.5 of
-its manual), or `full` by our own rule. S: the instance, s: a time-out; C: while connecting, H: before the answer's
-head, Q: in the queue."""
-BROKEN = (502, "instance_broke", "the instance of {model} broke off before it answered, and so did the next; try again")
+_BUSY = "{model} is busy: no place became free in the time that a request may wait"
+
+
+def failure(status: int, said: str) -> Failure:
+    """What an error of HAProxy's means; `said` is its header X-Flexi-Failed."""
+    if said in (Failure.FULL.value, Failure.NOWHERE.value):
+        return Failure(said)
+    if status == 503:
+        return Failure.NO_SERVER if said == _NO_SERVER else Failure.REFUSED
+    return Failure.TIMEOUT if status == 504 else Failure.BROKEN
+
 
 _HOP = frozenset(
     {"connection", "keep-alive", "proxy-connection", "te", "trailer", "upgrade", "server", "x-flexi-model"}
@@ -87,6 +116,9 @@ class Exchange(asyncio.BufferedProtocol):
         self._order: guard_policy.Order | None = None
         self._path = ""
         self._attempts = 0
+        self._asked = 0.0
+        """Loop time of the last attempt."""
+        self._nobody_since: float | None = None
         self._started = time.monotonic()
         self._told = False
         self._lingering = False
@@ -256,6 +288,7 @@ class Exchange(asyncio.BufferedProtocol):
                 self._refuse(Refusal(503, "gateway_down", message, RETRY_AFTER_S))
             return
         self._attempts += 1
+        self._asked = self.worker.loop.time()
         upstream = self._upstream = Upstream(self)
         task = self.worker.loop.create_task(self.worker.loop.create_connection(lambda: upstream, sock=sock))
         upstream.opening = task  # the loop itself holds tasks weakly
@@ -270,22 +303,27 @@ class Exchange(asyncio.BufferedProtocol):
         assert self._order is not None
         return self._order.model
 
-    def failed(self, upstream: Upstream, reason: str) -> None:
-        """An attempt ended before its answer began. `reason` is a key of FINAL, or anything else."""
+    def failed(self, upstream: Upstream, why: Failure) -> None:
+        """An attempt ended before its answer began; what has reached nobody is tried again without counting."""
         if upstream is not self._upstream or self._transport is None:
             return
         self._upstream = None
-        if reason == NOWHERE and time.monotonic() - self._started < NOWHERE_S:
+        now = self.worker.loop.time()
+        if why in _NOBODY_YET:
             self._attempts -= 1
-            self.worker.loop.call_later(NOWHERE_AGAIN_S, self._connect, self.worker.loop.time() + CONNECT_S)
+            self._nobody_since = self._nobody_since or now
+            if now - self._nobody_since < AGAIN_FOR_S:
+                self.worker.loop.call_later(AGAIN_S, self._connect, now + AGAIN_S + CONNECT_S)
+                return
+        elif why is Failure.BROKEN and self._attempts <= self.config.retries:
+            self._connect(now + CONNECT_S)
             return
-        if reason not in FINAL and self._attempts <= self.config.retries:
-            self._connect(self.worker.loop.time() + CONNECT_S)
-            return
-        status, code, message = FINAL.get(reason, BROKEN)
+        status, words = _SAID[why]
+        if why is Failure.NO_SERVER and now - self._asked > BUSY_S:
+            words = _BUSY
         retry = RETRY_AFTER_S if status == 503 else None
-        words = message.format(model=self.model.name) + (f"; try again in {retry} s" if retry else "")
-        self._refuse(Refusal(status, code, words, retry), end="instance")
+        message = words.format(model=self.model.name) + (f"; try again in {retry} s" if retry else "")
+        self._refuse(Refusal(status, why.value, message, retry), end="instance")
 
     def begin(self, status: int, head: Head) -> None:
         """The head of the answer is there: from here on the client gets what the instance says."""
@@ -408,7 +446,7 @@ class Upstream(asyncio.BufferedProtocol):
         self._buffer = exchange.worker.buffer
         self._transport: asyncio.Transport | None = None
         self._head_bytes: bytearray | None = bytearray()
-        self._failed = ""
+        self._why = Failure.BROKEN
         self._error: tuple[int, Body] | None = None
         """Status and what has come of an instance's own failure; clients get its words only."""
         self._left: int | None = None
@@ -452,7 +490,7 @@ class Upstream(asyncio.BufferedProtocol):
         if exchange is None:
             return
         if self._head_bytes is not None:
-            exchange.failed(self, self._failed or "closed")
+            exchange.failed(self, self._why)
         elif self._error is not None:
             exchange.instance_failed(self._error[0], bytes(self._error[1].data))
         else:
@@ -484,12 +522,12 @@ class Upstream(asyncio.BufferedProtocol):
             status = _status(head)
             left = None if head is None or head.chunked else head.length
         except BadHttp:
-            self._give_up("bad")
+            self._give_up(Failure.BROKEN)
             return b""
         assert head is not None
-        reason = head.headers.get("x-flexi-failed")
-        if reason is not None:
-            self._give_up(reason)
+        said = head.headers.get("x-flexi-failed")
+        if said is not None:
+            self._give_up(failure(status, said))
             return b""
         rest = bytes(self._head_bytes[end + len(END_OF_HEAD) :])
         self._head_bytes = None
@@ -507,10 +545,10 @@ class Upstream(asyncio.BufferedProtocol):
         try:
             self._error[1].feed(data)
         except (BadHttp, TooLarge):
-            self._give_up("bad")
+            self._give_up(Failure.BROKEN)
 
-    def _give_up(self, reason: str) -> None:
-        self._failed = reason
+    def _give_up(self, why: Failure) -> None:
+        self._why = why
         if self._transport is not None:
             self._transport.abort()
 
