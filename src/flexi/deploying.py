@@ -128,11 +128,19 @@ def roll_back(plan: Plan, site_file: Path, console: Console, wish: Wish) -> int:
     return wait_for_models(plan, console, wish, settle_s=0.0)
 
 
-def remove(plan: Plan, site_file: Path, console: Console, name: str, *, purge: bool) -> int:
-    """Make a host an ordinary server again; returns the exit status. InputError for the gateway."""
-    wish = Wish(limit=(name,), purge=purge).checked(plan)
+def check_removable(plan: Plan, name: str) -> None:
+    """InputError where the site has no such host, or it is the gateway."""
+    known = [host.name for host in plan.hosts]
+    if name not in known:
+        raise InputError(f"{name}: the site has no such host; it has {', '.join(known)}")
     if name == plan.gateway.host:
         raise InputError(f"{name} is the gateway: name another host in gateway.host and deploy, then remove {name}")
+
+
+def remove(plan: Plan, site_file: Path, console: Console, name: str, *, purge: bool) -> int:
+    """Make a host an ordinary server again; returns the exit status. InputError as `check_removable` says."""
+    check_removable(plan, name)
+    wish = Wish(limit=(name,), purge=purge)
     run_pyinfra(plan, site_file, console, wish, script="remove.py", dry=False)
     console.print(
         f"Now take {name} out of {site_file} and deploy: the gateway forgets it then",
