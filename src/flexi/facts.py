@@ -405,10 +405,20 @@ class Upgrades(FactBase[dict[str, str]]):
 OLLAMA_HOMES = "/var/lib/ollama"
 GROUP_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z", re.ASCII)
 
+EMPTY_MOUNT = """
+empty_mount() {
+  [ -d "$1" ] && [ -z "$(find "$1/" ! -type d -print -quit)" ] &&
+    [ -n "$(find "$1/" -type d -exec mountpoint -q {} \\; -print -quit)" ]
+}
+"""
+"""Shell function: whether there is nothing in a directory but empty mount points, which cannot be removed."""
+
 _LIST_STORES = f"""
+{EMPTY_MOUNT}
 cd {OLLAMA_HOMES} 2>/dev/null || exit 0
 for home in *; do
   [ -d "$home/models" ] && [ ! -L "$home" ] && [ ! -L "$home/models" ] && [ -e "/etc/ollama/$home.env" ] || continue
+  ! empty_mount "$home" || continue
   echo "store $home"
   find "$home/models/manifests" -mindepth 4 -maxdepth 4 -type f -printf 'model %P\\n' 2>/dev/null || true
 done
@@ -456,12 +466,14 @@ def _model_name(manifest: str) -> str:
 
 
 class Paths(FactBase[list[str]]):
-    """Paths that exist among those which the shell patterns match."""
+    """Paths that exist among those which the shell patterns match; not directories of empty mount points, of which
+    nothing can be removed."""
 
     default = list
 
     def command(self, patterns: Sequence[str]) -> StringCommand:
-        script = f'for path in {" ".join(patterns)}; do [ -e "$path" ] && echo "$path"; done; true'
+        there = '{ [ -e "$path" ] || [ -h "$path" ]; } && ! empty_mount "$path"'
+        script = f'{EMPTY_MOUNT}for path in {" ".join(patterns)}; do {there} && echo "$path"; done; true'
         return StringCommand("sh", "-c", QuoteString(script))
 
     def process(self, output: list[str]) -> list[str]:

@@ -343,7 +343,7 @@ class ModelHost:
         r"Authorization: Bearer": _health_key,
         rf"for f in ({own.DRAIN_SWITCHES}[^;]*); do .*echo \"([^\"]+)\"": _drain,
         rf"rm -f ({own.DRAIN_SWITCHES}.*)": _give_back,
-        rf"rm -rf --one-file-system -- ({own.OLLAMA_HOMES}/\S+)": _remove_store,
+        rf"\nremove ({own.OLLAMA_HOMES}/\S+)": _remove_store,
         r"apt-get -qq update|apt-cache madison|gpg --batch|\|\| \{ rm -f|/api/ps": _nothing,
     }
 
