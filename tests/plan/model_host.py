@@ -339,6 +339,7 @@ class ModelHost:
         r"apt-mark unhold ([^;]+) 2>&1\)": _unhold,
         r"install --no-install-recommends (\S+) \|\|": _install,
         rf"boot_id {own.REBOOT_MARK}": _mark_boot,
+    r"systemctl is-system-running --wait": _nothing,
         r"version='([^']+)' wanted=": _release,
         r"Authorization: Bearer": _health_key,
         rf"for f in ({own.DRAIN_SWITCHES}[^;]*); do .*echo \"([^\"]+)\"": _drain,

@@ -106,6 +106,8 @@ def rebooted(
     yield from drain(interrupts)
     yield StringCommand("sh", "-c", QuoteString("( sleep 1 && systemctl reboot ) </dev/null >/dev/null 2>&1 &"))
     yield FunctionCommand(_wait_for_new_boot, (truth.boot_id, timeout_s), {})
+    # SSH answers before the boot has ended: what is only on its way up must not look as if it was stopped.
+    yield StringCommand("sh", "-c", QuoteString("timeout 180 systemctl is-system-running --wait >/dev/null; true"))
     yield StringCommand(
         "sh", "-c", QuoteString(f"mkdir -p /var/lib/flexi && cp /proc/sys/kernel/random/boot_id {REBOOT_MARK}")
     )
