@@ -142,11 +142,14 @@ def remove(plan: Plan, site_file: Path, console: Console, name: str, *, purge: b
     check_removable(plan, name)
     wish = Wish(limit=(name,), purge=purge)
     run_pyinfra(plan, site_file, console, wish, script="remove.py", dry=False)
-    console.print(
-        f"Now take {name} out of {site_file} and deploy: the gateway forgets it then",
-        highlight=False,
-        soft_wrap=True,
-    )
+    points = [f"Now take {name} out of {site_file} and deploy: the gateway forgets it then."]
+    if plan.host(name).driver:
+        points += [
+            f"{name} keeps its driver, but neither holds nor pins: its next upgrades may replace the driver or boot a "
+            "kernel that it has no modules for."
+        ]
+    for point in points:
+        console.print(point, highlight=False, soft_wrap=True)
     return EXIT_OK
 
 

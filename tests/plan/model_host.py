@@ -210,6 +210,12 @@ class ModelHost:
         lines = self.files.get(path, File()).content.decode().splitlines()
         return [uuid for line in lines if line.startswith("CUDA_VISIBLE_DEVICES=") for uuid in line[21:].split(",")]
 
+    def _fact_paths(self, patterns: Sequence[str]) -> list[str]:
+        there = [*self.files, *self.directories, *self.links]
+        below = {str(path) for entry in there for path in (Path(entry), *Path(entry).parents)}
+        # The shell's `*` stays within one directory.
+        return sorted(path for path in below for p in patterns if fnmatch(path, p) and path.count("/") == p.count("/"))
+
     def _fact_ollama_stores(self) -> list[own.Stored]:
         return [own.Stored(group, tuple(models)) for group, models in self.stores.items()]
 
@@ -239,7 +245,11 @@ class ModelHost:
         return []
 
     def _block(self, command: str) -> None:
-        """pyinfra's files.block where the block is new: the text stands in a here document, between its marks."""
+        """pyinfra's files.block where the block is new: the text stands in a here document, between its marks. Where it
+        goes: all but what stands between them is printed."""
+        if gone := re.search(r"awk '/# BEGIN (.*)/,/# END .*mv \"\$OUT\" (\S+)", command, re.DOTALL):
+            del self.files[f"{gone[2]}:# {{mark}} {gone[1]}"]
+            return
         match = re.search(r"# BEGIN ([^\n]*)\n(.*)\n# END .*mv \"\$OUT\" (\S+)", command, re.DOTALL)
         if match is None:
             raise NotImplementedError(f"teach tests/plan/model_host.py this block:\n{command}")
@@ -328,6 +338,12 @@ class ModelHost:
     def _remove_store(self, script: str, match: re.Match[str]) -> None:
         del self.stores[match[1].rsplit("/", 1)[1]]
 
+    def _remove(self, script: str, match: re.Match[str]) -> None:
+        for gone in re.findall(r"^remove (\S+)$", script, re.MULTILINE):
+            for where in (self.files, self.directories, self.links):
+                for path in [path for path in where if f"{path}/".startswith(f"{gone}/")]:
+                    del where[path]  # type: ignore[attr-defined]
+
     def _nothing(self, script: str, match: re.Match[str]) -> None:
         """Checks, waits and what no fact can see."""
 
@@ -345,6 +361,7 @@ class ModelHost:
         rf"for f in ({own.DRAIN_SWITCHES}[^;]*); do .*echo \"([^\"]+)\"": _drain,
         rf"rm -f ({own.DRAIN_SWITCHES}.*)": _give_back,
         rf"\nremove ({own.OLLAMA_HOMES}/\S+)": _remove_store,
+        r"\nremove /": _remove,
         r"apt-get -qq update|apt-cache madison|gpg --batch|\|\| \{ rm -f|/api/ps": _nothing,
     }
 

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import CodeType
 
@@ -86,21 +87,24 @@ class Run:
         return [line.name for line in self.lines if line.changed]
 
 
-@pytest.fixture(scope="module")
-def deploy_file() -> CodeType:
-    return compile((ROOT / "deploy.py").read_text(encoding="utf-8"), "deploy.py", "exec")
+@cache
+def compiled(script: str) -> CodeType:
+    return compile((ROOT / script).read_text(encoding="utf-8"), script, "exec")
 
 
 Deploy = Callable[..., Run]
 
 
 @pytest.fixture
-def deploy(deploy_file: CodeType, monkeypatch: pytest.MonkeyPatch) -> Deploy:
-    """Foretell and then carry out (unless told otherwise) a deploy of one host that `model` stands for."""
+def deploy(monkeypatch: pytest.MonkeyPatch) -> Deploy:
+    """Foretell and then carry out (unless told otherwise) a deploy, or another script, of one host that `model` stands
+    for."""
     monkeypatch.chdir(ROOT)
     monkeypatch.syspath_prepend(str(ROOT))
 
-    def run(plan: Plan, host: HostPlan, model: ModelHost, carry_out: bool = True, **data: object) -> Run:
+    def run(
+        plan: Plan, host: HostPlan, model: ModelHost, carry_out: bool = True, script: str = "deploy.py", **data: object
+    ) -> Run:
         given = {"fake_delay": 0, "fake_delay_jitter": 0, "flexi_plan": plan, "flexi_host": host, **data}
         with answering(model, monkeypatch):
             inventory = Inventory(([(f"@fake/{host.name}", given)], {}))
@@ -112,7 +116,7 @@ def deploy(deploy_file: CodeType, monkeypatch: pytest.MonkeyPatch) -> Deploy:
             inventory.hosts[host.name] = fake
             before = model.copy()
             with ctx_state.use(state), ctx_host.use(fake):
-                exec(deploy_file, {"__name__": "deploy"})
+                exec(compiled(script), {"__name__": "deploy"})
             assert model == before, "a dry run changed the host"
             announced = {op: state.ops[fake][op].operation_meta.will_change for op in fake.op_hash_order}
             refused = False
@@ -319,3 +323,19 @@ def test_a_package_is_on_hold_only_where_it_is_pinned_too(tmp_path: Path) -> Non
         patterns = [pattern.replace("*", ".*") for pin in driver.pins for pattern in pin.packages.split()]
         for name in drivers:
             assert any(re.fullmatch(pattern, name) for pattern in patterns), name
+
+
+def test_a_host_that_leaves_keeps_nothing_of_flexi(deploy: Deploy, tmp_path: Path) -> None:
+    """Its driver, other packages and users stay."""
+    here = case(tmp_path, "ubuntu-22.04", "535-server", "12.5")
+    before, model = set(here.bare.files), here.bare
+    deploy(here.plan, here.host, model, allow_reboot=True)
+    packages = dict(model.packages)
+    assert any(path.startswith("/etc/hosts:") for path in model.files)
+    assert not deploy(here.plan, here.host, model, script="remove.py").refused
+    assert set(model.files) == before
+    assert not [name for name in model.running | model.enabled if name.startswith(("ollama@", "flexi-"))]
+    assert (model.packages, model.held) == (packages, set())
+    again = deploy(here.plan, here.host, model, script="remove.py")
+    assert not again.refused
+    assert again.announced == again.changed == []
