@@ -23,6 +23,7 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.operations import run_ops
 from pyinfra.context import ctx_host, ctx_state
 
+from flexi.facts import REBOOT_MARK, LocalTime
 from flexi.paths import ROOT
 from flexi.plan import build_plan
 from flexi.plan.model import HostPlan, Plan
@@ -142,10 +143,10 @@ class Case:
     bare: ModelHost
 
 
-def case(directory: Path, platform: str, branch: str, cuda: str | None, name: str = "one") -> Case:
+def case(directory: Path, platform: str, branch: str, cuda: str | None, name: str = "one", text: str = SITE) -> Case:
     path = directory / "golden.yaml"
     toolkit = f'cuda: "{cuda}"' if cuda else ""
-    path.write_text(SITE.format(platform=platform, branch=branch, cuda=toolkit))
+    path.write_text(text.format(platform=platform, branch=branch, cuda=toolkit))
     plan = build_plan(load_site(path))
     host = plan.host(name)
     kernel = KERNELS.get(platform, KERNEL)
@@ -223,6 +224,34 @@ def _version(model: ModelHost, host: HostPlan) -> None:
     model.packages[host.driver.version_package] += "x"
 
 
+def _older_build(model: ModelHost, host: HostPlan) -> None:
+    """Deployed when the branch's newest was older: it runs, and is installed."""
+    assert host.driver is not None
+    model.driver = f"{host.driver.major}.100.01"
+    package = host.driver.version_package
+    model.packages[package] = model.packages[package].replace(model.packages[package].split("-")[0], model.driver)
+
+
+def _newer_build(model: ModelHost, host: HostPlan) -> None:
+    """The archive has a newer driver of the branch, and no newer kernel; a pinned build keeps it out."""
+    assert host.driver is not None
+    if host.driver.wanted_version:
+        return
+    version = f"{host.driver.major}.999.01"
+    model.versions = dict.fromkeys(("nvidia-*", "libnvidia-*", "libcuda1"), f"{version}-0ubuntu1")
+
+
+def _newest_kernel(model: ModelHost, host: HostPlan) -> None:
+    """The archive's meta packages bring a newer kernel and its modules."""
+    assert host.driver is not None
+    newest = model.kernel.replace("-186-", "-190-").replace("-56-", "-60-")
+    image, modules = f"linux-image-{newest}", host.driver.module_package.format(release=newest)
+    (meta,) = [name for name in host.driver.holds if name.startswith("linux-image-")]
+    model.packages[meta] = "1"
+    model.versions = {meta: "2", **model.versions}
+    model.brings = {meta: (image, modules)}
+
+
 def _newer_kernel(model: ModelHost, host: HostPlan) -> None:
     model.kernels = (*model.kernels, model.kernel.replace("-186-", "-190-").replace("-56-", "-60-"))
 
@@ -259,6 +288,12 @@ DRIFTS: dict[str, tuple[Drift, dict[str, object]]] = {
     "a card is lost": (lambda model, _: setattr(model, "gpus", 1), {}),
     "another branch is installed": (_other_branch, {"allow_reboot": True}),
     "another build of the driver's packages": (_version, {"allow_reboot": True}),
+    "an older build of the driver": (_older_build, {"allow_reboot": True}),
+    "an older build of the driver, and no reboot is allowed": (_older_build, {}),
+    "a newer build to update to": (_newer_build, {"allow_reboot": True, "update": True}),
+    "a newer build to update to, and no reboot is allowed": (_newer_build, {"update": True}),
+    "a newer kernel to update to": (_newest_kernel, {"allow_reboot": True, "update": True}),
+    "a newer kernel to update to, and no reboot is allowed": (_newest_kernel, {"update": True}),
     "a package of the driver is missing": (_drop_package, {"allow_reboot": True}),
     "a package of the driver is missing, and no reboot is allowed": (_drop_package, {}),
     "a newer kernel came without modules": (_newer_kernel, {}),
@@ -339,3 +374,88 @@ def test_a_host_that_leaves_keeps_nothing_of_flexi(deploy: Deploy, tmp_path: Pat
     again = deploy(here.plan, here.host, model, script="remove.py")
     assert not again.refused
     assert again.announced == again.changed == []
+
+
+# -- reboots ------------------------------------------------------------------------------------------------------
+
+WINDOW = SITE + "maintenance: {{reboots: [Mon 11:00-13:00]}}\n"
+
+
+def _deployed(directory: Path, deploy: Deploy, text: str = SITE) -> Case:
+    here = case(directory, "ubuntu-22.04", "535-server", None, text=text)
+    deploy(here.plan, here.host, here.bare, allow_reboot=True)
+    here.bare.log.clear()
+    return here
+
+
+def _closes_once(word: str) -> Callable[[ModelHost], LocalTime]:
+    """Noon, until a command with this word has run."""
+    return lambda model: LocalTime(1, 840 if any(word in command for command in model.log) else 720)
+
+
+def test_a_window_that_closes_before_the_turn_leaves_the_service_as_it_is(deploy: Deploy, tmp_path: Path) -> None:
+    here = _deployed(tmp_path, deploy, WINDOW)
+    _older_build(here.bare, here.host)
+    here.bare.clock = _closes_once("apt-cache madison")
+    run = deploy(here.plan, here.host, here.bare)
+    assert run.refused
+    assert run.changed == ["Driver | Make sure that 535.309.01-0ubuntu0.22.04.1 can be had"]
+    assert here.bare.driver == "535.100.01"
+    assert here.bare.boots == 2
+    assert here.bare.fact("DrainSwitches") == {}
+
+
+def test_a_window_that_closes_while_packages_change_leaves_no_half_change(deploy: Deploy, tmp_path: Path) -> None:
+    here = _deployed(tmp_path, deploy, WINDOW)
+    _older_build(here.bare, here.host)
+    here.bare.clock = _closes_once("apt-get -y install")
+    run = deploy(here.plan, here.host, here.bare)
+    assert not run.refused
+    assert run.announced == run.changed
+    assert (here.bare.driver, here.bare.boots) == ("535.309.01", 3)
+    assert here.bare.fact("DrainSwitches") == {}
+
+
+def test_a_boot_loader_of_the_admins_own_costs_one_reboot(
+    deploy: Deploy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not one at every deploy; but another one for a kernel that nobody has tried, or a driver that needs it."""
+    here = _deployed(tmp_path, deploy)
+    model = here.bare
+    model.boot_loader = model.kernel
+    _newer_kernel(model, here.host)
+    first = deploy(here.plan, here.host, model, allow_reboot=True)
+    assert (first.announced == first.changed, model.boots) == (True, 3)
+    caplog.clear()
+    again = deploy(here.plan, here.host, model, allow_reboot=True)
+    assert (again.announced, again.changed, model.boots) == ([], [], 3)
+    assert "5.15.0-190-generic is installed, and this host's boot loader starts 5.15.0-186-generic" in caplog.text
+    model.smi_error = "Failed to initialize NVML: Driver/library version mismatch"
+    mended = deploy(here.plan, here.host, model, allow_reboot=True)
+    assert (mended.refused, model.boots) == (False, 4)
+    model.kernels = (*model.kernels, "5.15.0-200-generic")
+    deploy(here.plan, here.host, model, allow_reboot=True)
+    assert model.boots == 5
+    model.boot_loader = None
+    model.files.pop(REBOOT_MARK)
+    deploy(here.plan, here.host, model, allow_reboot=True)
+    assert (model.kernel, REBOOT_MARK in model.files) == ("5.15.0-200-generic", False)
+
+
+def test_a_driver_whose_modules_no_archive_has_is_not_begun(deploy: Deploy, tmp_path: Path) -> None:
+    """Another branch is wanted, of which there are no modules for the kernel that boots next."""
+    here = _deployed(tmp_path, deploy)
+    _other_branch(here.bare, here.host)
+    here.bare.gone = ("linux-modules-nvidia-535-server-5.15.0-186-generic",)
+    before = dict(here.bare.packages)
+    run = deploy(here.plan, here.host, here.bare, allow_reboot=True)
+    assert run.refused
+    assert here.bare.packages == before
+    assert here.bare.fact("DrainSwitches") == {}
+    # One that comes with the driver's packages does as well.
+    newest = "5.15.0-190-generic"
+    here.bare.brings = {
+        "nvidia-utils-535-server": (f"linux-image-{newest}", f"linux-modules-nvidia-535-server-{newest}")
+    }
+    assert not deploy(here.plan, here.host, here.bare, allow_reboot=True).refused
+    assert here.bare.kernel == newest

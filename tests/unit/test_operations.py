@@ -15,7 +15,7 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.operation import add_op
 from pyinfra.api.operations import run_ops
 
-from flexi.facts import Gpu, NvidiaDriver, NvidiaGpus, OllamaReleases, Stamp, Upgrades
+from flexi.facts import Gpu, NvidiaDriver, NvidiaGpus, OllamaReleases, Real, Stamp, Upgrades
 from flexi.operations.applying import applied
 from flexi.operations.draining import Interruption
 from flexi.operations.gateway import health_key
@@ -43,7 +43,7 @@ from flexi.operations.rebooting import reboot_permitted, rebooted
 from flexi.operations.retiring import retired, sources_retired
 from flexi.operations.system import validated_file
 from flexi.plan.maintenance import parse
-from flexi.plan.model import InstancePlan, MaintenancePlan
+from flexi.plan.model import DriverPlan, InstancePlan, MaintenancePlan
 
 
 class Fake:
@@ -78,8 +78,21 @@ def truth(
     return {"/proc/driver/nvidia/version": lines}
 
 
+DRIVER = DriverPlan(
+    branch="535-server",
+    major=535,
+    packages=(),
+    holds=("linux-generic",),
+    pins=(),
+    version_package="nvidia-utils-535-server",
+    kernel="generic",
+    module_package="linux-modules-nvidia-535-server-{release}",
+    kernel_packages=("linux-generic",),
+    wanted_version=None,
+)
+PERMIT: dict[str, Any] = {"driver": DRIVER, "maintenance": MaintenancePlan(), "update": False}
 REBOOT: dict[str, Any] = {
-    "major": 535,
+    "driver": DRIVER,
     "maintenance": MaintenancePlan(),
     "interrupts": Interruption(("a",), 60),
 }
@@ -129,7 +142,7 @@ def test_a_reboot_that_is_not_allowed_fails_the_host_before_anything_is_done(
     smi: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake = Fake(truth(RUNNING_535 if smi else "", smi=smi))
-    add_op(fake.state, reboot_permitted, major=535, packages=(), maintenance=MaintenancePlan())
+    add_op(fake.state, reboot_permitted, **PERMIT)
     with pytest.raises(PyinfraError):
         run_ops(fake.state)
     assert "needs a reboot" in caplog.text
@@ -140,14 +153,14 @@ def test_a_reboot_that_is_not_allowed_fails_the_host_before_anything_is_done(
 def test_a_reboot_is_allowed_in_the_window_by_the_hosts_own_clock(now: str, open_: bool) -> None:
     site = MaintenancePlan(reboot_windows=(parse("Sun 02:00-05:00"),))
     fake = Fake({**truth(), "date '+%u %H %M'": [now]})
-    meta = add_op(fake.state, reboot_permitted, major=535, packages=(), maintenance=site)[fake.host]
+    meta = add_op(fake.state, reboot_permitted, **{**PERMIT, "maintenance": site})[fake.host]
     assert meta.will_change is not open_
 
 
 def test_a_missing_driver_package_needs_permission_too() -> None:
     """It is installed at the archive's version, whose library the running module may not fit."""
     fake = Fake(truth(RUNNING_535))
-    arguments = {"major": 535, "packages": ("nvidia-utils-535-server",), "maintenance": MaintenancePlan()}
+    arguments = {**PERMIT, "driver": DRIVER.model_copy(update={"packages": ("nvidia-utils-535-server",)})}
     assert add_op(fake.state, reboot_permitted, **arguments)[fake.host].will_change
 
 
@@ -156,8 +169,30 @@ def test_another_kernel_is_booted_only_with_permission_and_never_asked_for() -> 
     for data, due in ((ALLOWED, True), ({}, False)):
         fake = Fake(newer, data)
         assert add_op(fake.state, rebooted, **REBOOT)[fake.host].will_change is due
-        arguments = {"major": 535, "packages": (), "maintenance": MaintenancePlan()}
-        assert not add_op(fake.state, reboot_permitted, **arguments)[fake.host].will_change
+        assert not add_op(fake.state, reboot_permitted, **PERMIT)[fake.host].will_change
+
+
+@pytest.mark.parametrize(
+    ("line", "due"),
+    [
+        ("Inst libnvidia-compute-535-server [535.288.01-0ubuntu1] (535.309.02-0ubuntu1 Ubuntu [amd64])", True),
+        ("Inst libnvidia-compute-535-server [535.309.01-0ubuntu1] (535.309.01-0ubuntu2 Ubuntu [amd64])", False),
+        ("Inst linux-image-5.15.0-190-generic (5.15.0-190.200 Ubuntu [amd64])", False),
+    ],
+    ids=["another library", "the same, built anew", "a kernel, which can wait"],
+)
+def test_an_update_is_asked_for_before_anything_is_changed(line: str, due: bool) -> None:
+    fake = Fake({**truth(RUNNING_535), "apt-get -s": [line]})
+    assert add_op(fake.state, reboot_permitted, **{**PERMIT, "update": True})[fake.host].will_change is due
+
+
+@pytest.mark.parametrize(("present", "due"), [("535.288.01-0ubuntu1", True), ("535.309.01-0ubuntu1", False)])
+def test_another_build_of_an_ended_branch_is_asked_for_before_it_is_installed(present: str, due: bool) -> None:
+    change = {"packages": ("nvidia-utils-535-server",), "wanted_version": "535.309.01-0ubuntu1"}
+    wanted = DRIVER.model_copy(update=change)
+    installed_ = [f"ii  nvidia-utils-535-server  {present}  amd64  tool"]
+    fake = Fake({**truth(RUNNING_535.replace("535.309.01", present.split("-")[0])), "dpkg -l": installed_})
+    assert add_op(fake.state, reboot_permitted, **{**PERMIT, "driver": wanted})[fake.host].will_change is due
 
 
 def test_a_kernel_that_no_package_knows_is_not_waited_for() -> None:
@@ -325,22 +360,25 @@ def test_the_kernel_that_boots_next_gets_its_modules(
 
 
 def test_a_kernels_modules_are_asked_for_by_name_where_no_meta_package_brings_them() -> None:
-    package, newer = "linux-modules-nvidia-535-server-{release}", "5.15.0-190-generic"
+    package, newer = DRIVER.module_package, "5.15.0-190-generic"
     image = f"Inst linux-image-{newer} (5.15.0-190.200 Ubuntu:22.04/jammy-security [amd64])"
     modules = image.replace("linux-image-", "linux-modules-nvidia-535-server-")
     arguments: dict[str, Any] = {
-        "packages": ("linux-generic",),
-        "module_package": package,
+        "driver": DRIVER,
+        "maintenance": MaintenancePlan(),
         "interrupts": Interruption((), 1),
     }
-    fake = Fake({f"$have {package.format(release=newer)}": [image, modules], "apt-get -s": [image]})
+    have = f"$have {package.format(release=newer)}"
+    fake = Fake({**truth(RUNNING_535), have: [image, modules], "apt-get -s": [image]})
     _, commands = fake.run(updated, **arguments)
     assert f"linux-modules-nvidia-535-server-{newer}=5.15.0-190.200" in commands[-1]
-    fake = Fake({"apt-get -s": [image]})
-    add_op(fake.state, updated, **arguments)
-    with pytest.raises(PyinfraError):
-        run_ops(fake.state)
-    assert not [command for command in map(str, fake.host.connector.executed_commands) if "apt-get -y" in command]
+    library = "Inst libnvidia-compute-535-server [535.309.01-0ubuntu1] (535.309.02-0ubuntu1 Ubuntu [amd64])"
+    for refused in ([image], [library]):
+        fake = Fake({**truth(RUNNING_535), "apt-get -s": refused})
+        add_op(fake.state, updated, **arguments)
+        with pytest.raises(PyinfraError):
+            run_ops(fake.state)
+        assert not [command for command in map(str, fake.host.connector.executed_commands) if "apt-get -y" in command]
 
 
 @pytest.mark.parametrize("daemon", ["chrony", "ntpsec", "openntpd", "systemd-timesyncd"])
@@ -535,6 +573,38 @@ def test_other_cards_in_a_group_are_no_replacement_unless_one_is_gone(
 )
 def test_a_kernel_without_modules_is_seen_before_it_is_installed(upgrades: dict[str, str], bare: list[str]) -> None:
     assert kernels_without_modules(upgrades, "linux-modules-nvidia-535-server-{release}") == bare
+
+
+@pytest.mark.parametrize(
+    ("shown", "real"),
+    [
+        ("Package: m\nSection: restricted/kernel\nDescription: Linux kernel nvidia modules\n", True),
+        ("Package: m\nSection: oldlibs\nDescription: nothing\n", False),
+        ("Package: m\nSection: restricted/oldlibs\n", False),
+        ("Package: m\nSection: kernel\nDescription-en: Transitional package for m2\n", False),
+        ("Package: m\nSection: oldlibs\n\nPackage: m\nSection: kernel\n", True),
+        ("", False),
+    ],
+    ids=["real", "old", "old of a component", "by its description", "an earlier one is real", "none"],
+)
+def test_an_empty_package_is_no_way_to_modules(shown: str, real: bool, tmp_path: Path) -> None:
+    cache = tmp_path / "apt-cache"
+    (tmp_path / "shown").write_text(shown)
+    cache.write_text(f"#!/bin/sh\ncat {tmp_path}/shown\n")
+    cache.chmod(0o755)
+    argv = shlex.split(Real().command("m").get_raw_value())
+    done = subprocess.run(argv, capture_output=True, text=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=True)
+    assert Real().process(done.stdout.splitlines()) is real
+
+
+def test_what_is_missing_is_simulated_where_nothing_is_to_be_updated(tmp_path: Path) -> None:
+    """dpkg-query without names would list every package of the host, and all would be brought up."""
+    for name, text in (("dpkg-query", "echo installed all"), ("apt-get", 'echo "Inst $* (1"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    argv = shlex.split(Upgrades().command((), ("new",)).get_raw_value())
+    done = subprocess.run(argv, capture_output=True, text=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=True)
+    assert done.stdout.split("--no-install-recommends ")[1] == "new (1\n"
 
 
 def test_upgrades_are_read_from_a_simulation() -> None:
