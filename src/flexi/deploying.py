@@ -112,8 +112,13 @@ def deploy(plan: Plan, site_file: Path, console: Console, wish: Wish, *, dry: bo
 
 
 def roll_back(plan: Plan, site_file: Path, console: Console, wish: Wish) -> int:
-    """Make the Ollama release before the present one current on GPU hosts; returns the exit status."""
+    """Make the Ollama release before the site file's current on GPU hosts; returns the exit status.
+
+    InputError where the site has no GPU host.
+    """
     gpu_hosts = tuple(host.name for host in plan.hosts if host.ollama)
+    if not gpu_hosts:
+        raise InputError(f"{site_file}: the site has no GPU host, so there is no Ollama to roll back")
     for name in wish.limit:
         if name not in gpu_hosts:
             raise InputError(f"--host {name}: the site has no such GPU host; it has {', '.join(gpu_hosts)}")
@@ -121,7 +126,7 @@ def roll_back(plan: Plan, site_file: Path, console: Console, wish: Wish) -> int:
     run_pyinfra(plan, site_file, console, wish, script="rollback.py", dry=False)
     wanted = next(host.ollama.version for host in plan.hosts if host.ollama)
     console.print(
-        f"The site file still says ollama.version {wanted}: write what runs now into it, or the next deploy goes on",
+        f"The site file still says ollama.version {wanted}: write what runs now into it, or the next deploy goes forth",
         highlight=False,
         soft_wrap=True,
     )

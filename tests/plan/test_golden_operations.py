@@ -459,3 +459,12 @@ def test_a_driver_whose_modules_no_archive_has_is_not_begun(deploy: Deploy, tmp_
     }
     assert not deploy(here.plan, here.host, here.bare, allow_reboot=True).refused
     assert here.bare.kernel == newest
+
+
+def test_a_restart_forgets_the_restarts_before(deploy: Deploy, tmp_path: Path) -> None:
+    """Or the doctor sees the loop of an instance whose card was missing, after it has been mended."""
+    here = _deployed(tmp_path, deploy)
+    _edit("/etc/ollama/b.env")(here.bare, here.host)
+    deploy(here.plan, here.host, here.bare)
+    (restart,) = [command for command in here.bare.log if "systemctl restart ollama@b.service" in command]
+    assert "systemctl reset-failed ollama@b.service 2>/dev/null || true\nsystemctl restart" in restart

@@ -87,3 +87,11 @@ def test_who_lets_a_host_leave_hears_that_its_pins_are_gone(monkeypatch: pytest.
     assert deploying.remove(plan, INVENTORY / "lab.yaml", console, "server-b", purge=False) == EXIT_OK
     assert isinstance(console.file, io.StringIO)
     assert "server-b keeps its driver, but neither holds nor pins" in console.file.getvalue()
+
+
+def test_a_site_without_gpu_hosts_has_nothing_to_roll_back() -> None:
+    site = INVENTORY / "lab.yaml"
+    plan = build_plan(load_site(site))
+    bare = plan.model_copy(update={"hosts": tuple(host for host in plan.hosts if not host.ollama)})
+    with pytest.raises(InputError, match="the site has no GPU host"):
+        deploying.roll_back(bare, site, Console(file=io.StringIO()), deploying.Wish())

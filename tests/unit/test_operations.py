@@ -491,11 +491,25 @@ RELEASES = [
 
 
 def test_a_rollback_changes_places_and_downloads_nothing() -> None:
+    """The current one first: a run that ends between the two has gone back."""
     fake = Fake({"readlink": RELEASES, **truth(RUNNING_535.replace("535.309.01", "580.159.03"))})
-    _, commands = fake.run(previous_release, major=580)
-    links = [shlex.split(command)[2] for command in commands if command.startswith("ln")]
-    assert links == ["0.32.15", "0.24.0"]
+    _, commands = fake.run(previous_release, version="0.32.15", major=580)
+    links = [shlex.split(command)[2:] for command in commands if command.startswith("ln")]
+    assert links == [["0.24.0", "/opt/ollama/current.new"], ["0.32.15", "/opt/ollama/previous.new"]]
     assert not any("curl" in command for command in commands)
+
+
+@pytest.mark.parametrize(
+    ("current", "previous"),
+    [("0.24.0", "0.32.15"), ("0.24.0", "0.23.4"), ("0.24.0", "0.24.0")],
+    ids=["rolled back", "never upgraded", "ended between the two links"],
+)
+def test_a_host_that_is_back_already_stays(current: str, previous: str) -> None:
+    links = [*RELEASES[:3], f"current {current}", f"previous {previous}"]
+    fake = Fake({"readlink": links, **truth(RUNNING_535.replace("535.309.01", "580.159.03"))})
+    predicted, commands = fake.run(previous_release, version="0.32.15", major=580)
+    assert not predicted
+    assert not [command for command in commands if command.startswith(("ln", "mv"))]
 
 
 @pytest.mark.parametrize(
@@ -503,18 +517,20 @@ def test_a_rollback_changes_places_and_downloads_nothing() -> None:
     [
         (["/opt/ollama/0.24.0/.archive-sha256 abc", "current 0.24.0", "previous "], "no previous Ollama"),
         (["/opt/ollama/0.24.0/.archive-sha256 abc", "current 0.24.0", "previous 0.23.4"], "no previous Ollama"),
+        (["/opt/ollama/0.24.0/.archive-sha256 abc", "current 0.24.0", "previous 0.24.0"], "no previous Ollama"),
+        (["current ", "previous "], "no previous Ollama"),
         (
             [*RELEASES[:2], "current 0.24.0", "previous 0.32.15"],
             "Ollama 0.32.15 computes on the CPU under driver 535",
         ),
     ],
-    ids=["none", "removed", "too new for the running driver"],
+    ids=["none", "removed", "itself", "no Ollama", "too new for the running driver"],
 )
 def test_a_rollback_that_cannot_be_is_refused(
     releases: list[str], words: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake = Fake({"readlink": releases, **truth(RUNNING_535)})
-    add_op(fake.state, previous_release, major=535)
+    add_op(fake.state, previous_release, version="0.24.0", major=535)
     with pytest.raises(PyinfraError):
         run_ops(fake.state)
     assert words in caplog.text
