@@ -34,6 +34,8 @@ if plan.ollama:
     ollama.fetch(plan.ollama, _sudo=True)
     bundle.bring_models(plan, _sudo=True)
 for number in host.loop(turn.numbers(site)):
+    if number == mine and plan.driver:
+        driver.permit_still(plan, _sudo=True)
     turn.begin(number, mine, _sudo=True)
     if number == mine:
         change()

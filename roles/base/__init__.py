@@ -11,6 +11,7 @@ from flexi.plan.model import BasePlan, HostPlan
 
 APT_PROXY = "/etc/apt/apt.conf.d/52flexi-proxy"
 APT_ONLY = "/etc/apt/apt.conf.d/51flexi-sources"
+HOSTS_MARKER = "# {mark} flexi: hosts of the site"
 GATEWAY_MARK = "/etc/haproxy/flexi/dialects.map"
 SYSCTL = "/etc/sysctl.d/60-flexi.conf"
 TIMESYNCD = "/etc/systemd/timesyncd.conf.d/flexi.conf"
@@ -24,7 +25,7 @@ def install(plan: HostPlan) -> None:
         name="Know the site's hosts without DNS",
         path="/etc/hosts",
         content="\n".join(f"{address} {name}" for address, name in base.hosts_entries),
-        marker="# {mark} flexi: hosts of the site",
+        marker=HOSTS_MARKER,
     )
     if base.proxy:
         files.template(

@@ -7,7 +7,15 @@ from pyinfra.operations import files, systemd
 
 from flexi.operations.applying import applied
 from flexi.operations.draining import Interruption
-from flexi.operations.packages import held, installed, kernel_modules, obtainable, unheld_but, updated
+from flexi.operations.packages import (
+    held,
+    installed,
+    kernel_modules,
+    modules_obtainable,
+    obtainable,
+    unheld_but,
+    updated,
+)
 from flexi.operations.rebooting import reboot_permitted, rebooted
 from flexi.plan.model import DriverPlan, HostPlan
 
@@ -21,9 +29,22 @@ def permit(plan: HostPlan) -> None:
     assert plan.driver is not None
     reboot_permitted(
         name="See that no reboot is due, or that it is allowed",
-        major=plan.driver.major,
-        packages=plan.driver.packages,
+        driver=plan.driver,
         maintenance=plan.maintenance,
+        update=bool(host.data.get("update")),
+    )
+
+
+@deploy("Driver")
+def permit_still(plan: HostPlan) -> None:
+    """Before the host's turn: the hosts before may have taken longer than the window is open."""
+    assert plan.driver is not None
+    reboot_permitted(
+        name="See that a reboot which is due is still allowed",
+        driver=plan.driver,
+        maintenance=plan.maintenance,
+        update=bool(host.data.get("update")),
+        untouched="What serves here was left as it is",
     )
 
 
@@ -36,6 +57,14 @@ def prepare(plan: DriverPlan) -> None:
             package=plan.version_package,
             version=plan.wanted_version,
         )
+    files.template(
+        name="Pin the driver's packages",
+        src="templates/driver/preferences.j2",
+        dest="/etc/apt/preferences.d/flexi-driver",
+        mode="0644",
+        pins=plan.pins,
+    )
+    modules_obtainable(name="Make sure that modules for the kernel that boots next can be had", driver=plan)
 
 
 @deploy("Driver")
@@ -45,13 +74,6 @@ def install(plan: HostPlan) -> list[OperationMeta]:
     assert driver is not None
     instances = plan.ollama.instances if plan.ollama else ()
     interrupts = Interruption(tuple(i.group for i in instances), plan.maintenance.drain_timeout_s)
-    files.template(
-        name="Pin the driver's packages",
-        src="templates/driver/preferences.j2",
-        dest="/etc/apt/preferences.d/flexi-driver",
-        mode="0644",
-        pins=driver.pins,
-    )
     nouveau = files.put(
         name="Keep nouveau from taking the cards",
         src="templates/driver/nouveau.conf",
@@ -75,8 +97,8 @@ def install(plan: HostPlan) -> list[OperationMeta]:
     if host.data.get("update"):
         update = updated(
             name="Update the driver and the kernel within their branch",
-            packages=driver.holds,
-            module_package=driver.module_package,
+            driver=driver,
+            maintenance=plan.maintenance,
             interrupts=interrupts,
         )
         interruptions.append(update)
@@ -85,7 +107,7 @@ def install(plan: HostPlan) -> list[OperationMeta]:
         name="Hold the driver and the kernel that it is built for",
         packages=driver.holds,
         coming=driver.packages,
-        after=interruptions[1:],
+        after=interruptions,
     )
     applied(
         name="Leave nouveau out of the initramfs",
@@ -96,10 +118,11 @@ def install(plan: HostPlan) -> list[OperationMeta]:
     )
     reboot = rebooted(
         name="Reboot into the driver and the kernel if others run",
-        major=driver.major,
+        driver=driver,
         maintenance=plan.maintenance,
         interrupts=interrupts,
-        after=interruptions[1:],
+        update=bool(host.data.get("update")),
+        after=interruptions,
     )
     persistence = files.put(
         name="Let the persistence daemon keep the cards awake",

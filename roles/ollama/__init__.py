@@ -102,7 +102,9 @@ def roll_back(plan: HostPlan) -> list[OperationMeta]:
     """Switch to the release before; returns the operations that interrupt instances."""
     assert plan.ollama is not None
     assert plan.driver is not None
-    switch = previous_release(name="Make the previous release current", major=plan.driver.major)
+    switch = previous_release(
+        name="Make the previous release current", version=plan.ollama.version, major=plan.driver.major
+    )
     return [_restart(plan, instance, [switch]) for instance in host.loop(plan.ollama.instances)]
 
 
@@ -111,7 +113,8 @@ def _restart(plan: HostPlan, instance: InstancePlan, after: list[OperationMeta])
         name=f"Restart {instance.unit} with what is new",
         what=instance.unit,
         inputs=(UNIT, instance.environment_file, CURRENT_DIGEST),
-        command=f"systemctl restart {instance.unit}",
+        # systemd counts restarts until it is told otherwise: those of before the mend are nobody's fault any more.
+        command=f"systemctl reset-failed {instance.unit} 2>/dev/null || true\nsystemctl restart {instance.unit}",
         after=after,
         interrupts=Interruption((instance.group,), plan.maintenance.drain_timeout_s),
     )

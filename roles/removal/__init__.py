@@ -2,10 +2,12 @@
 
 from pyinfra import host
 from pyinfra.api import deploy
+from pyinfra.operations import files
 
 from flexi.operations.packages import unheld_but
 from flexi.operations.retiring import forgotten, retired
 from flexi.plan.model import HostPlan
+from roles.base import HOSTS_MARKER
 
 SERVICES = (
     "flexi-agent.service",
@@ -66,6 +68,7 @@ def forget(purge: bool) -> None:
     """What is left of flexi; with `purge` the models as well. The driver and other packages stay, no longer on hold."""
     unheld_but(name="Let go of all packages", packages=())
     retired(name="Take the firewall down", pattern=FIREWALL, keep=())
+    files.block(name="Forget the site's hosts", path="/etc/hosts", present=False, marker=HOSTS_MARKER)
     forgotten(name="Remove flexi's files", patterns=FILES)
     if purge:
         forgotten(name="Remove the models", patterns=(STORES,))

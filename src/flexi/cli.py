@@ -13,6 +13,7 @@ from rich.console import Console
 from flexi import bundling, deploying, doctor, status, testing, usage, verifying
 from flexi.bench import lab as lab_bench
 from flexi.bench import preload as preload_bench
+from flexi.bundle.checking import SupplyError
 from flexi.bundle.checking import check as check_supplies
 from flexi.bundle.manifest import PARTS
 from flexi.bundle.progress import Bars
@@ -25,6 +26,7 @@ from flexi.plan import build_plan
 from flexi.plan.model import Plan
 from flexi.plan.render import render_plan
 from flexi.site import SiteError, find_site, load_site
+from flexi.site.findings import Finding
 
 site_argument = click.argument("site")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for a program instead of text.")
@@ -91,12 +93,19 @@ def check_for_programs(site: str) -> None:
     """`check --json`: warnings or findings on standard output; exit status 2 where there are findings."""
     report: dict[str, object] = {"schema": 1, "site": site}
     try:
-        _, plan = load(site)
-    except SiteError as error:
-        print_json({**report, "ok": False, "findings": [vars(finding) for finding in error.findings]})
+        path, plan = load(site)
+        with Bars(Console(stderr=True)) as bars:
+            check_supplies(plan, site, bars)
+    except (SiteError, SupplyError) as error:
+        found = error.findings if isinstance(error, SiteError) else [_finding(path, error)]
+        print_json({**report, "ok": False, "findings": [vars(finding) for finding in found]})
         sys.exit(EXIT_BAD_INPUT)
     warnings = [warning.model_dump(mode="json") for warning in plan.warnings]
     print_json({**report, "site": plan.site, "ok": True, "warnings": warnings})
+
+
+def _finding(site_file: Path, error: SupplyError) -> Finding:
+    return Finding(str(site_file), 0, 0, error.path, None, error.reason, error.remedy)
 
 
 @cli.command()
@@ -180,6 +189,7 @@ def make_bundle(
 def remove(site: str, host: str, purge: bool, yes: bool) -> None:
     """Drain HOST, stop its instances and take flexi off it. The driver stays, and the models unless purged."""
     path, what = load(site)
+    deploying.check_removable(what, host)
     lost = deploying.last_homes(what, host)
     if lost:
         click.echo(f"No other host has {', '.join(lost)}.", err=True)

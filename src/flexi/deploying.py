@@ -112,8 +112,13 @@ def deploy(plan: Plan, site_file: Path, console: Console, wish: Wish, *, dry: bo
 
 
 def roll_back(plan: Plan, site_file: Path, console: Console, wish: Wish) -> int:
-    """Make the Ollama release before the present one current on GPU hosts; returns the exit status."""
+    """Make the Ollama release before the site file's current on GPU hosts; returns the exit status.
+
+    InputError where the site has no GPU host.
+    """
     gpu_hosts = tuple(host.name for host in plan.hosts if host.ollama)
+    if not gpu_hosts:
+        raise InputError(f"{site_file}: the site has no GPU host, so there is no Ollama to roll back")
     for name in wish.limit:
         if name not in gpu_hosts:
             raise InputError(f"--host {name}: the site has no such GPU host; it has {', '.join(gpu_hosts)}")
@@ -121,24 +126,35 @@ def roll_back(plan: Plan, site_file: Path, console: Console, wish: Wish) -> int:
     run_pyinfra(plan, site_file, console, wish, script="rollback.py", dry=False)
     wanted = next(host.ollama.version for host in plan.hosts if host.ollama)
     console.print(
-        f"The site file still says ollama.version {wanted}: write what runs now into it, or the next deploy goes on",
+        f"The site file still says ollama.version {wanted}: write what runs now into it, or the next deploy goes forth",
         highlight=False,
         soft_wrap=True,
     )
     return wait_for_models(plan, console, wish, settle_s=0.0)
 
 
-def remove(plan: Plan, site_file: Path, console: Console, name: str, *, purge: bool) -> int:
-    """Make a host an ordinary server again; returns the exit status. InputError for the gateway."""
-    wish = Wish(limit=(name,), purge=purge).checked(plan)
+def check_removable(plan: Plan, name: str) -> None:
+    """InputError where the site has no such host, or it is the gateway."""
+    known = [host.name for host in plan.hosts]
+    if name not in known:
+        raise InputError(f"{name}: the site has no such host; it has {', '.join(known)}")
     if name == plan.gateway.host:
         raise InputError(f"{name} is the gateway: name another host in gateway.host and deploy, then remove {name}")
+
+
+def remove(plan: Plan, site_file: Path, console: Console, name: str, *, purge: bool) -> int:
+    """Make a host an ordinary server again; returns the exit status. InputError as `check_removable` says."""
+    check_removable(plan, name)
+    wish = Wish(limit=(name,), purge=purge)
     run_pyinfra(plan, site_file, console, wish, script="remove.py", dry=False)
-    console.print(
-        f"Now take {name} out of {site_file} and deploy: the gateway forgets it then",
-        highlight=False,
-        soft_wrap=True,
-    )
+    points = [f"Now take {name} out of {site_file} and deploy: the gateway forgets it then."]
+    if plan.host(name).driver:
+        points += [
+            f"{name} keeps its driver, but neither holds nor pins: its next upgrades may replace the driver or boot a "
+            "kernel that it has no modules for."
+        ]
+    for point in points:
+        console.print(point, highlight=False, soft_wrap=True)
     return EXIT_OK
 
 

@@ -34,11 +34,13 @@ class DriverTruth:
     smi_error: str | None
     boot_id: str
     tried_boot_id: str | None
-    """The boot that our last reboot for the driver led to: a second reboot would not help."""
+    """The boot that our last reboot led to, where it did not help: a second one would not help either."""
     kernel: str = ""
     """Release of the running kernel."""
     kernels: tuple[str, ...] = ()
     """Releases of the installed kernels' packages, oldest first; the last one boots next."""
+    tried_kernel: str | None = None
+    """The kernel that this reboot was to start and did not; None where it was the driver that did not come."""
 
     @property
     def next_kernel(self) -> str | None:
@@ -84,12 +86,14 @@ class NvidiaGpus(FactBase[list[Gpu]]):
 
 
 REBOOT_MARK = "/var/lib/flexi/driver-boot-id"
+"""What our last reboot did not mend: the id of the boot that it led to and, where the driver was right and only an
+older kernel was started, on a second line the kernel that was wanted."""
 
 _DRIVER_TRUTH = f"""
 echo "running=$(cat /proc/driver/nvidia/version 2>/dev/null | head -n1)"
 echo "nouveau=$([ -d /sys/module/nouveau ] && echo 1 || echo 0)"
 echo "boot_id=$(cat /proc/sys/kernel/random/boot_id)"
-echo "tried=$(cat {REBOOT_MARK} 2>/dev/null)"
+echo "tried=$(cat {REBOOT_MARK} 2>/dev/null | tr '\\n' ' ')"
 echo "kernel=$(cat /proc/sys/kernel/osrelease)"
 dpkg-query -W -f='${{db:Status-Status}} ${{Package}}\\n' 'linux-image-*' 2>/dev/null | sed -n 's/^installed /image=/p'
 smi=$(nvidia-smi -L 2>&1) || {{
@@ -110,12 +114,14 @@ class NvidiaDriver(FactBase[DriverTruth]):
     def process(self, output: list[str]) -> DriverTruth:
         pairs = [line.split("=", 1) for line in output if "=" in line]
         values = dict(pair for pair in pairs if pair[0] != "image")
+        tried = values.get("tried", "").split()
         return DriverTruth(
             running=driver_version(values.get("running", "")),
             nouveau=values.get("nouveau", "0") not in ("", "0"),
             smi_error=values.get("smi") or None,
             boot_id=values.get("boot_id", ""),
-            tried_boot_id=values.get("tried") or None,
+            tried_boot_id=tried[0] if tried else None,
+            tried_kernel=tried[1] if tried[1:] else None,
             kernel=values.get("kernel", ""),
             kernels=kernel_releases(pair[1].strip() for pair in pairs if pair[0] == "image"),
         )
@@ -382,17 +388,19 @@ class InstanceGpus(FactBase[list[str]]):
 class Upgrades(FactBase[dict[str, str]]):
     """What apt would install or upgrade to bring `packages` (those that are installed, held or not) to the newest
     that it may have, and to install `also`, with the present index and pins: package -> version. Empty where it
-    cannot."""
+    cannot, or where there is nothing to bring up."""
 
     default = dict
 
     def command(self, packages: Sequence[str], also: Sequence[str] = ()) -> StringCommand:
         names = " ".join(shlex.quote(name) for name in packages)
         new = " ".join(shlex.quote(name) for name in also)
-        script = (
+        have = (
             f"have=$(dpkg-query -W -f='${{db:Status-Status}} ${{Package}}\n' {names} 2>/dev/null | "
-            "sed -n 's/^installed //p'); "
-            '[ -z "$have" ] || apt-get -s -qq -o APT::Get::Show-User-Simulation-Note=no install '
+            "sed -n 's/^installed //p'); [ -z \"$have\" ] || "
+        )
+        script = (
+            (have if packages else "have=; ") + "apt-get -s -qq -o APT::Get::Show-User-Simulation-Note=no install "
             f"--allow-change-held-packages --no-install-recommends $have {new} | grep ^Inst; true"
         )
         return StringCommand("sh", "-c", QuoteString(script))
@@ -402,13 +410,41 @@ class Upgrades(FactBase[dict[str, str]]):
         return {match.group(1): match.group(2) for match in matches if match}
 
 
+class Real(FactBase[bool]):
+    """Whether an archive of this host has a package that is not an empty one: Debian and Ubuntu mark those that only
+    pull another one by their section or their description (as `flexi.truth` knows them)."""
+
+    default = bool
+
+    def command(self, package: str) -> StringCommand:
+        real = "!/\\nSection: ([a-z-]+\\/)?oldlibs/ && !/[Tt]ransitional/ {found = 1}"
+        script = (
+            f"apt-cache show {shlex.quote(package)} 2>/dev/null | "
+            f"awk 'BEGIN {{RS = \"\"}} {real} END {{exit !found}}' && echo yes; true"
+        )
+        return StringCommand("sh", "-c", QuoteString(script))
+
+    def process(self, output: list[str]) -> bool:
+        return "yes" in output
+
+
 OLLAMA_HOMES = "/var/lib/ollama"
 GROUP_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z", re.ASCII)
 
+EMPTY_MOUNT = """
+empty_mount() {
+  [ -d "$1" ] && [ -z "$(find "$1/" ! -type d -print -quit)" ] &&
+    [ -n "$(find "$1/" -type d -exec mountpoint -q {} \\; -print -quit)" ]
+}
+"""
+"""Shell function: whether there is nothing in a directory but empty mount points, which cannot be removed."""
+
 _LIST_STORES = f"""
+{EMPTY_MOUNT}
 cd {OLLAMA_HOMES} 2>/dev/null || exit 0
 for home in *; do
   [ -d "$home/models" ] && [ ! -L "$home" ] && [ ! -L "$home/models" ] && [ -e "/etc/ollama/$home.env" ] || continue
+  ! empty_mount "$home" || continue
   echo "store $home"
   find "$home/models/manifests" -mindepth 4 -maxdepth 4 -type f -printf 'model %P\\n' 2>/dev/null || true
 done
@@ -456,12 +492,14 @@ def _model_name(manifest: str) -> str:
 
 
 class Paths(FactBase[list[str]]):
-    """Paths that exist among those which the shell patterns match."""
+    """Paths that exist among those which the shell patterns match; not directories of empty mount points, of which
+    nothing can be removed."""
 
     default = list
 
     def command(self, patterns: Sequence[str]) -> StringCommand:
-        script = f'for path in {" ".join(patterns)}; do [ -e "$path" ] && echo "$path"; done; true'
+        there = '{ [ -e "$path" ] || [ -h "$path" ]; } && ! empty_mount "$path"'
+        script = f'{EMPTY_MOUNT}for path in {" ".join(patterns)}; do {there} && echo "$path"; done; true'
         return StringCommand("sh", "-c", QuoteString(script))
 
     def process(self, output: list[str]) -> list[str]:

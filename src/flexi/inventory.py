@@ -15,18 +15,21 @@ from flexi.plan import build_plan
 from flexi.plan.model import HostPlan, Plan
 from flexi.site import SiteError, load_site
 
+DEPLOY = "deploy.py"
 Host = tuple[str, dict[str, Any]]
 
 
 def pyinfra_hosts(inventory_file: str) -> list[Host]:
     """Hosts of the site file beside `inventory_file` (`lab.py` → `lab.yaml`), each with its part of the plan.
 
-    A wrong site file ends pyinfra before it connects anywhere: its findings on standard error, exit status 2.
+    A wrong site file ends pyinfra before it connects anywhere: its findings on standard error, exit status 2. So does a
+    bundle that is not whole, for the one script that brings it to the hosts.
     """
     site_file = Path(inventory_file).with_suffix(".yaml")
     try:
         plan = build_plan(load_site(site_file))
-        check(plan, str(site_file), Bars(Console(stderr=True), quiet=True))
+        if any(Path(word).name == DEPLOY for word in sys.argv):
+            check(plan, str(site_file), Bars(Console(stderr=True), quiet=True))
     except (SiteError, InputError) as error:
         print(error, file=sys.stderr)
         raise SystemExit(EXIT_BAD_INPUT) from None

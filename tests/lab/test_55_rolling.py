@@ -99,13 +99,21 @@ def test_a_rollback_takes_seconds_and_no_download(both: Site, figure: Figure) ->
     assert [both.ssh(host, listing).stdout for host in SERVERS] == before
 
 
-def test_a_rollback_of_one_host_and_forth(both: Site) -> None:
-    """A second rollback goes forth again: the two releases change places."""
+def test_a_rollback_is_repeated_without_harm_and_a_deploy_goes_forth(both: Site) -> None:
+    """And after an upgrade that reached one host only, the other one stays where it is."""
     newest = another(both, pair(branch="580-server", version="0.32.15"), "pair-newest")
-    done = flexi("rollback", str(newest), "--host", "server-b")
+    links = "readlink /opt/ollama/current /opt/ollama/previous"
+    back = [both.ssh(host, links).stdout for host in SERVERS]
+    for limit in ((), ("--host", "server-b")):
+        done = flexi("rollback", str(newest), *limit)
+        assert done.status == 0, done.text[-3000:]
+        assert [both.ssh(host, links).stdout for host in SERVERS] == back
+    done = flexi("deploy", str(newest), "--limit", "server-b", timeout_s=900)
     assert done.status == 0, done.text[-3000:]
     assert "0.32.15" in running(both, "server-b")
-    assert "0.24.0" in running(both, "server-a")
+    done = flexi("rollback", str(newest))
+    assert done.status == 0, done.text[-3000:]
+    assert [both.ssh(host, links).stdout for host in SERVERS] == back
     assert flexi("rollback", str(newest), "--host", "gateway").status == 2
 
 

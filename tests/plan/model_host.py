@@ -26,6 +26,7 @@ from pyinfra.connectors.util import CommandOutput, OutputLine
 
 from flexi import facts as own
 from flexi.status import READ_COMMAND
+from flexi.truth import kernel_releases, upstream
 
 KERNEL = "5.15.0-186-generic"
 
@@ -50,6 +51,8 @@ class ModelHost:
     """Packages that the archive's package of a name pulls in."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Versions in the archive, by pattern of the name; the first that matches."""
+    gone: Sequence[str] = ()
+    """Patterns of packages that no archive has."""
     held: set[str] = field(default_factory=set)
     users: dict[str, dict[str, Any]] = field(default_factory=dict)
     groups: list[str] = field(default_factory=list)
@@ -62,15 +65,19 @@ class ModelHost:
     driver: str | None = None
     """Version of the loaded kernel module."""
     driver_package: str = ""
-    """Its version is the one that the next boot loads."""
+    """Its version is that of the driver's library, and of the module that the next boot loads."""
     nouveau: bool = True
     smi_error: str | None = None
+    """What nvidia-smi complains of, besides a library of another version than the module's."""
+    boots: int = 1
+    boot_loader: str | None = None
+    """The kernel that every boot starts; the newest where it is None."""
+    clock: Callable[[ModelHost], own.LocalTime] = lambda _: own.LocalTime(1, 720)
     gpus: int = 1
     models: dict[str, list[str]] = field(default_factory=dict)
     """What each instance serves as soon as it runs, by group."""
     stores: dict[str, list[str]] = field(default_factory=dict)
     """Models on the disk, by group."""
-    boots: int = 1
     stdin: str = ""
     """What the command that runs now reads."""
     log: list[str] = field(default_factory=list)
@@ -142,17 +149,34 @@ class ModelHost:
     # Facts of flexi's own, in the order of flexi.facts.
 
     def _fact_nvidia_gpus(self) -> list[own.Gpu]:
-        well = self.driver and not self.smi_error and not self.nouveau
+        well = self.driver and not self._smi_error() and not self.nouveau
         return [own.Gpu(i, f"GPU-{i:08d}-0000-0000-0000-000000000000", "x", 1) for i in range(self.gpus if well else 0)]
 
+    def _smi_error(self) -> str | None:
+        library = upstream(self.packages.get(self.driver_package, ""))
+        if self.driver and library and library != self.driver and not self.nouveau:
+            return "Failed to initialize NVML: Driver/library version mismatch"
+        return self.smi_error
+
+    def _fact_upgrades(self, packages: Sequence[str], also: Sequence[str] = ()) -> dict[str, str]:
+        """What `apt` would do, tried on a copy."""
+        later = self.copy()
+        later.apt([name for name in packages if name in self.packages], ["--upgrade"])
+        later.apt(also, [])
+        return {name: version for name, version in later.packages.items() if self.packages.get(name) != version}
+
+    def _fact_real(self, package: str) -> bool:
+        return not any(fnmatch(package, pattern) for pattern in self.gone)
+
     def _fact_nvidia_driver(self) -> own.DriverTruth:
-        tried = self.files.get(own.REBOOT_MARK)
+        tried = [*self.files.get(own.REBOOT_MARK, File()).content.decode().split(), None, None]
         return own.DriverTruth(
             running=None if self.nouveau else self.driver,
             nouveau=self.nouveau,
-            smi_error=self.smi_error,
+            smi_error=self._smi_error(),
             boot_id=f"boot-{self.boots}",
-            tried_boot_id=tried.content.decode() if tried else None,
+            tried_boot_id=tried[0],
+            tried_kernel=tried[1],
             kernel=self.kernel,
             kernels=self.kernels,
         )
@@ -206,11 +230,17 @@ class ModelHost:
         return frozenset(name[7:-8] for name in self.running if fnmatch(name, "ollama@*.service"))
 
     def _fact_host_time(self) -> own.LocalTime:
-        return own.LocalTime(1, 720)
+        return self.clock(self)
 
     def _fact_instance_gpus(self, path: str) -> list[str]:
         lines = self.files.get(path, File()).content.decode().splitlines()
         return [uuid for line in lines if line.startswith("CUDA_VISIBLE_DEVICES=") for uuid in line[21:].split(",")]
+
+    def _fact_paths(self, patterns: Sequence[str]) -> list[str]:
+        there = [*self.files, *self.directories, *self.links]
+        below = {str(path) for entry in there for path in (Path(entry), *Path(entry).parents)}
+        # The shell's `*` stays within one directory.
+        return sorted(path for path in below for p in patterns if fnmatch(path, p) and path.count("/") == p.count("/"))
 
     def _fact_ollama_stores(self) -> list[own.Stored]:
         return [own.Stored(group, tuple(models)) for group, models in self.stores.items()]
@@ -257,7 +287,11 @@ class ModelHost:
         return []
 
     def _block(self, command: str) -> None:
-        """pyinfra's files.block where the block is new: the text stands in a here document, between its marks."""
+        """pyinfra's files.block where the block is new: the text stands in a here document, between its marks. Where it
+        goes: all but what stands between them is printed."""
+        if gone := re.search(r"awk '/# BEGIN (.*)/,/# END .*mv \"\$OUT\" (\S+)", command, re.DOTALL):
+            del self.files[f"{gone[2]}:# {{mark}} {gone[1]}"]
+            return
         match = re.search(r"# BEGIN ([^\n]*)\n(.*)\n# END .*mv \"\$OUT\" (\S+)", command, re.DOTALL)
         if match is None:
             raise NotImplementedError(f"teach tests/plan/model_host.py this block:\n{command}")
@@ -306,9 +340,8 @@ class ModelHost:
 
     def _reboot(self, script: str, match: re.Match[str]) -> None:
         self.boots += 1
-        self.kernel = self.kernels[-1]
-        version = self.packages.get(self.driver_package)
-        self.driver = re.split(r"[-+]", version)[0] if version else None
+        self.kernel = self.boot_loader or self.kernels[-1]
+        self.driver = upstream(self.packages.get(self.driver_package, "")) or None
         self.nouveau, self.smi_error = self.driver is None, None
         self.running = {name for name in self.running if name in self.enabled}
 
@@ -336,6 +369,9 @@ class ModelHost:
     def _mark_boot(self, script: str, match: re.Match[str]) -> None:
         self.files[own.REBOOT_MARK] = File(f"boot-{self.boots}".encode())
 
+    def _mark_kernel(self, script: str, match: re.Match[str]) -> None:
+        self.files[own.REBOOT_MARK].content += f"\n{match[1]}".encode()
+
     def _release(self, script: str, match: re.Match[str]) -> None:
         self.files[f"/opt/ollama/{match[1]}/.archive-sha256"] = File(b"0" * 64)
 
@@ -355,6 +391,12 @@ class ModelHost:
             self.files[path] = File(b"ordered with " + self.files[match[1]].content, 600)
         self._stamp(script, re.search(rf"{own.STAMPS}/(\S+)\.new", script))  # type: ignore[arg-type]
 
+    def _remove(self, script: str, match: re.Match[str]) -> None:
+        for gone in re.findall(r"^remove (\S+)$", script, re.MULTILINE):
+            for where in (self.files, self.directories, self.links):
+                for path in [path for path in where if f"{path}/".startswith(f"{gone}/")]:
+                    del where[path]  # type: ignore[attr-defined]
+
     def _nothing(self, script: str, match: re.Match[str]) -> None:
         """Checks, waits and what no fact can see."""
 
@@ -368,11 +410,14 @@ class ModelHost:
         r"apt-mark unhold ([^;]+) 2>&1\)": _unhold,
         r"install --no-install-recommends (\S+) \|\|": _install,
         rf"boot_id {own.REBOOT_MARK}": _mark_boot,
+        r"systemctl is-system-running --wait": _nothing,
+        rf"echo (\S+) >>{own.REBOOT_MARK}": _mark_kernel,
         r"version='([^']+)' wanted=": _release,
         r"Authorization: Bearer": _health_key,
         rf"for f in ({own.DRAIN_SWITCHES}[^;]*); do .*echo \"([^\"]+)\"": _drain,
         rf"rm -f ({own.DRAIN_SWITCHES}.*)": _give_back,
-        rf"rm -rf --one-file-system -- ({own.OLLAMA_HOMES}/\S+)": _remove_store,
+        rf"\nremove ({own.OLLAMA_HOMES}/\S+)": _remove_store,
+        r"\nremove /": _remove,
         r"apt-get -qq update|apt-cache madison|gpg --batch|\|\| \{ rm -f|/api/ps": _nothing,
     }
 
@@ -389,15 +434,21 @@ class ModelHost:
             self.apt(names[names.index("install") + 1 :], words)
 
     def apt(self, names: Sequence[str], options: Sequence[str]) -> None:
-        """Install packages and what they bring, the archive's version of each."""
+        """Install packages and what they bring, the archive's version of each, which lifts their holds."""
+        if any("=" in name for name in names):
+            options = ["--upgrade"]
         queue = [name.split("=")[0] for name in names]
         while queue:
             name = queue.pop(0)
-            if name not in self.packages or "--allow-downgrades" in options:
+            if name not in self.packages or {"--allow-downgrades", "--upgrade"} & set(options):
                 version = next((v for pattern, v in self.versions.items() if fnmatch(name, pattern)), "1")
                 if self.packages.get(name) != version:
                     self.packages[name] = version
+                    self.held.discard(name)
                     queue += self.brings.get(name, ())
+                    self.kernels = kernel_releases(
+                        f"linux-image-{k}" for k in (*self.kernels, *kernel_releases([name]))
+                    )
 
     def _do_mkdir(self, words: list[str]) -> None:
         self.directories.setdefault(words[-1], File(mode=755))

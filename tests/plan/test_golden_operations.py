@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import CodeType
 
@@ -22,6 +23,7 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.operations import run_ops
 from pyinfra.context import ctx_host, ctx_state
 
+from flexi.facts import REBOOT_MARK, LocalTime
 from flexi.paths import ROOT
 from flexi.plan import build_plan
 from flexi.plan.model import HostPlan, Plan
@@ -86,21 +88,24 @@ class Run:
         return [line.name for line in self.lines if line.changed]
 
 
-@pytest.fixture(scope="module")
-def deploy_file() -> CodeType:
-    return compile((ROOT / "deploy.py").read_text(encoding="utf-8"), "deploy.py", "exec")
+@cache
+def compiled(script: str) -> CodeType:
+    return compile((ROOT / script).read_text(encoding="utf-8"), script, "exec")
 
 
 Deploy = Callable[..., Run]
 
 
 @pytest.fixture
-def deploy(deploy_file: CodeType, monkeypatch: pytest.MonkeyPatch) -> Deploy:
-    """Foretell and then carry out (unless told otherwise) a deploy of one host that `model` stands for."""
+def deploy(monkeypatch: pytest.MonkeyPatch) -> Deploy:
+    """Foretell and then carry out (unless told otherwise) a deploy, or another script, of one host that `model` stands
+    for."""
     monkeypatch.chdir(ROOT)
     monkeypatch.syspath_prepend(str(ROOT))
 
-    def run(plan: Plan, host: HostPlan, model: ModelHost, carry_out: bool = True, **data: object) -> Run:
+    def run(
+        plan: Plan, host: HostPlan, model: ModelHost, carry_out: bool = True, script: str = "deploy.py", **data: object
+    ) -> Run:
         given = {"fake_delay": 0, "fake_delay_jitter": 0, "flexi_plan": plan, "flexi_host": host, **data}
         with answering(model, monkeypatch):
             inventory = Inventory(([(f"@fake/{host.name}", given)], {}))
@@ -112,7 +117,7 @@ def deploy(deploy_file: CodeType, monkeypatch: pytest.MonkeyPatch) -> Deploy:
             inventory.hosts[host.name] = fake
             before = model.copy()
             with ctx_state.use(state), ctx_host.use(fake):
-                exec(deploy_file, {"__name__": "deploy"})
+                exec(compiled(script), {"__name__": "deploy"})
             assert model == before, "a dry run changed the host"
             announced = {op: state.ops[fake][op].operation_meta.will_change for op in fake.op_hash_order}
             refused = False
@@ -138,10 +143,18 @@ class Case:
     bare: ModelHost
 
 
-def case(directory: Path, platform: str, branch: str, cuda: str | None, name: str = "one", gateway: str = "") -> Case:
+def case(
+    directory: Path,
+    platform: str,
+    branch: str,
+    cuda: str | None,
+    name: str = "one",
+    gateway: str = "",
+    text: str = SITE,
+) -> Case:
     path = directory / "golden.yaml"
     toolkit = f'cuda: "{cuda}"' if cuda else ""
-    path.write_text(SITE.format(platform=platform, branch=branch, cuda=toolkit, gateway=gateway))
+    path.write_text(text.format(platform=platform, branch=branch, cuda=toolkit, gateway=gateway))
     plan = build_plan(load_site(path))
     host = plan.host(name)
     kernel = KERNELS.get(platform, KERNEL)
@@ -269,6 +282,34 @@ def _version(model: ModelHost, host: HostPlan) -> None:
     model.packages[host.driver.version_package] += "x"
 
 
+def _older_build(model: ModelHost, host: HostPlan) -> None:
+    """Deployed when the branch's newest was older: it runs, and is installed."""
+    assert host.driver is not None
+    model.driver = f"{host.driver.major}.100.01"
+    package = host.driver.version_package
+    model.packages[package] = model.packages[package].replace(model.packages[package].split("-")[0], model.driver)
+
+
+def _newer_build(model: ModelHost, host: HostPlan) -> None:
+    """The archive has a newer driver of the branch, and no newer kernel; a pinned build keeps it out."""
+    assert host.driver is not None
+    if host.driver.wanted_version:
+        return
+    version = f"{host.driver.major}.999.01"
+    model.versions = dict.fromkeys(("nvidia-*", "libnvidia-*", "libcuda1"), f"{version}-0ubuntu1")
+
+
+def _newest_kernel(model: ModelHost, host: HostPlan) -> None:
+    """The archive's meta packages bring a newer kernel and its modules."""
+    assert host.driver is not None
+    newest = model.kernel.replace("-186-", "-190-").replace("-56-", "-60-")
+    image, modules = f"linux-image-{newest}", host.driver.module_package.format(release=newest)
+    (meta,) = [name for name in host.driver.holds if name.startswith("linux-image-")]
+    model.packages[meta] = "1"
+    model.versions = {meta: "2", **model.versions}
+    model.brings = {meta: (image, modules)}
+
+
 def _newer_kernel(model: ModelHost, host: HostPlan) -> None:
     model.kernels = (*model.kernels, model.kernel.replace("-186-", "-190-").replace("-56-", "-60-"))
 
@@ -305,6 +346,12 @@ DRIFTS: dict[str, tuple[Drift, dict[str, object]]] = {
     "a card is lost": (lambda model, _: setattr(model, "gpus", 1), {}),
     "another branch is installed": (_other_branch, {"allow_reboot": True}),
     "another build of the driver's packages": (_version, {"allow_reboot": True}),
+    "an older build of the driver": (_older_build, {"allow_reboot": True}),
+    "an older build of the driver, and no reboot is allowed": (_older_build, {}),
+    "a newer build to update to": (_newer_build, {"allow_reboot": True, "update": True}),
+    "a newer build to update to, and no reboot is allowed": (_newer_build, {"update": True}),
+    "a newer kernel to update to": (_newest_kernel, {"allow_reboot": True, "update": True}),
+    "a newer kernel to update to, and no reboot is allowed": (_newest_kernel, {"update": True}),
     "a package of the driver is missing": (_drop_package, {"allow_reboot": True}),
     "a package of the driver is missing, and no reboot is allowed": (_drop_package, {}),
     "a newer kernel came without modules": (_newer_kernel, {}),
@@ -370,3 +417,114 @@ def test_a_package_is_on_hold_only_where_it_is_pinned_too(tmp_path: Path) -> Non
         patterns = [pattern.replace("*", ".*") for pin in driver.pins for pattern in pin.packages.split()]
         for name in drivers:
             assert any(re.fullmatch(pattern, name) for pattern in patterns), name
+
+
+def test_a_host_that_leaves_keeps_nothing_of_flexi(deploy: Deploy, tmp_path: Path) -> None:
+    """Its driver, other packages and users stay."""
+    here = case(tmp_path, "ubuntu-22.04", "535-server", "12.5")
+    before, model = set(here.bare.files), here.bare
+    deploy(here.plan, here.host, model, allow_reboot=True)
+    packages = dict(model.packages)
+    assert any(path.startswith("/etc/hosts:") for path in model.files)
+    assert not deploy(here.plan, here.host, model, script="remove.py").refused
+    assert set(model.files) == before
+    assert not [name for name in model.running | model.enabled if name.startswith(("ollama@", "flexi-"))]
+    assert (model.packages, model.held) == (packages, set())
+    again = deploy(here.plan, here.host, model, script="remove.py")
+    assert not again.refused
+    assert again.announced == again.changed == []
+
+
+# -- reboots ------------------------------------------------------------------------------------------------------
+
+WINDOW = SITE + "maintenance: {{reboots: [Mon 11:00-13:00]}}\n"
+
+
+def _deployed(directory: Path, deploy: Deploy, text: str = SITE) -> Case:
+    here = case(directory, "ubuntu-22.04", "535-server", None, text=text)
+    deploy(here.plan, here.host, here.bare, allow_reboot=True)
+    here.bare.log.clear()
+    return here
+
+
+def _closes_once(word: str) -> Callable[[ModelHost], LocalTime]:
+    """Noon, until a command with this word has run."""
+    return lambda model: LocalTime(1, 840 if any(word in command for command in model.log) else 720)
+
+
+def test_a_window_that_closes_before_the_turn_leaves_the_service_as_it_is(deploy: Deploy, tmp_path: Path) -> None:
+    here = _deployed(tmp_path, deploy, WINDOW)
+    _older_build(here.bare, here.host)
+    here.bare.clock = _closes_once("apt-cache madison")
+    run = deploy(here.plan, here.host, here.bare)
+    assert run.refused
+    assert run.changed == ["Driver | Make sure that 535.309.01-0ubuntu0.22.04.1 can be had"]
+    assert here.bare.driver == "535.100.01"
+    assert here.bare.boots == 2
+    assert here.bare.fact("DrainSwitches") == {}
+
+
+def test_a_window_that_closes_while_packages_change_leaves_no_half_change(deploy: Deploy, tmp_path: Path) -> None:
+    here = _deployed(tmp_path, deploy, WINDOW)
+    _older_build(here.bare, here.host)
+    here.bare.clock = _closes_once("--no-install-recommends")
+    run = deploy(here.plan, here.host, here.bare)
+    assert not run.refused
+    assert run.announced == run.changed
+    assert (here.bare.driver, here.bare.boots) == ("535.309.01", 3)
+    assert here.bare.fact("HostTime").minute == 840
+    assert here.bare.fact("DrainSwitches") == {}
+
+
+def test_a_boot_loader_of_the_admins_own_costs_one_reboot(
+    deploy: Deploy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not one at every deploy; but another one for a kernel that nobody has tried, or a driver that needs it."""
+    here = _deployed(tmp_path, deploy)
+    model = here.bare
+    model.boot_loader = model.kernel
+    _newer_kernel(model, here.host)
+    first = deploy(here.plan, here.host, model, allow_reboot=True)
+    assert (first.announced == first.changed, model.boots) == (True, 3)
+    caplog.clear()
+    again = deploy(here.plan, here.host, model, allow_reboot=True)
+    assert (again.announced, again.changed, model.boots) == ([], [], 3)
+    assert "5.15.0-190-generic is installed, and this host's boot loader starts 5.15.0-186-generic" in caplog.text
+    model.smi_error = "Failed to initialize NVML: Driver/library version mismatch"
+    mended = deploy(here.plan, here.host, model, allow_reboot=True)
+    assert (mended.refused, model.boots) == (False, 4)
+    model.kernels = (*model.kernels, "5.15.0-200-generic")
+    deploy(here.plan, here.host, model, allow_reboot=True)
+    assert model.boots == 5
+    model.boot_loader = None
+    model.files.pop(REBOOT_MARK)
+    deploy(here.plan, here.host, model, allow_reboot=True)
+    assert (model.kernel, REBOOT_MARK in model.files) == ("5.15.0-200-generic", False)
+
+
+def test_a_driver_whose_modules_no_archive_has_is_not_begun(deploy: Deploy, tmp_path: Path) -> None:
+    """Another branch is wanted, of which there are no modules for the kernel that boots next."""
+    here = _deployed(tmp_path, deploy)
+    _other_branch(here.bare, here.host)
+    here.bare.gone = ("linux-modules-nvidia-535-server-5.15.0-186-generic",)
+    before = dict(here.bare.packages)
+    run = deploy(here.plan, here.host, here.bare, allow_reboot=True)
+    assert run.refused
+    assert here.bare.packages == before
+    assert here.bare.fact("DrainSwitches") == {}
+    # One that comes with the driver's packages does as well.
+    newest = "5.15.0-190-generic"
+    here.bare.brings = {
+        "nvidia-utils-535-server": (f"linux-image-{newest}", f"linux-modules-nvidia-535-server-{newest}")
+    }
+    assert not deploy(here.plan, here.host, here.bare, allow_reboot=True).refused
+    assert here.bare.kernel == newest
+
+
+def test_a_restart_forgets_the_restarts_before(deploy: Deploy, tmp_path: Path) -> None:
+    """Or the doctor sees the loop of an instance whose card was missing, after it has been mended."""
+    here = _deployed(tmp_path, deploy)
+    _edit("/etc/ollama/b.env")(here.bare, here.host)
+    deploy(here.plan, here.host, here.bare)
+    (restart,) = [command for command in here.bare.log if "systemctl restart ollama@b.service" in command]
+    assert "systemctl reset-failed ollama@b.service 2>/dev/null || true\nsystemctl restart" in restart

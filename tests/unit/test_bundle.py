@@ -19,6 +19,7 @@ from bundle_parts import ARCHIVE, MODELS, VERSION, Mirror, bars, bundle, write_s
 from flexi import bundling
 from flexi.bundle import download, make, manifest
 from flexi.bundle.checking import check
+from flexi.cli import check_for_programs
 from flexi.errors import FlexiError, InputError
 from flexi.lab.ollama_sim.registry import Faults, Registry, serve
 from flexi.plan import build_plan
@@ -233,14 +234,39 @@ def test_a_file_that_is_not_as_it_was_made_is_named(deployable: Path, registry: 
     assert {"missing": "is missing", "shorter": "instead of", "changed": "has the SHA-256"}[wrong] in words
 
 
-def test_a_wrong_bundle_ends_pyinfra_before_it_connects(deployable: Path) -> None:
+def called(site_file: Path, script: str) -> subprocess.CompletedProcess[str]:
+    """The inventory as pyinfra reads it when `script` is to be run, in a process of its own."""
+    command = [sys.executable, str(site_file.with_suffix(".py")), script]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("wrong", ["not made for it", "not a list"])
+def test_a_wrong_bundle_ends_pyinfra_before_it_connects(deployable: Path, wrong: str) -> None:
     """The inventory itself refuses, so pyinfra called by hand does too."""
-    done = subprocess.run(
-        [sys.executable, str(deployable.with_suffix(".py"))], capture_output=True, text=True, check=False
-    )
+    if wrong == "not a list":
+        (deployable.parent / "bundle" / manifest.NAME).write_text("{")
+    done = called(deployable, "deploy.py")
     assert done.returncode == 2
     assert "./flexi bundle" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("script", ["rollback.py", "remove.py"])
+def test_what_brings_nothing_needs_no_bundle(deployable: Path, script: str) -> None:
+    shutil.rmtree(deployable.parent / "bundle")
+    assert called(deployable, script).returncode == 0
+
+
+def test_a_program_hears_of_a_wrong_bundle_too(deployable: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        check_for_programs(str(deployable))
+    assert ended.value.code == 2
+    report = json.loads(capsys.readouterr().out)
+    assert report["ok"] is False
+    (finding,) = report["findings"]
+    assert (finding["file"], finding["path"]) == (str(deployable), "mirrors.bundle")
+    assert "not made for packages of one" in finding["reason"]
+    assert f"./flexi bundle {deployable}" in finding["remedy"]
 
 
 def test_a_folder_without_a_list_is_no_bundle(deployable: Path) -> None:

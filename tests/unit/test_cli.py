@@ -99,6 +99,14 @@ def test_an_unknown_host_is_refused_before_any_is_asked() -> None:
     assert "server-z: the site has no such host; it has server-a" in done.stderr
 
 
+@pytest.mark.parametrize(("host", "words"), [("server-z", "it has server-a"), ("gateway", "gateway is the gateway")])
+def test_a_host_that_cannot_leave_is_refused_before_anybody_is_asked(host: str, words: str) -> None:
+    """Without a terminal the question itself is an error: what is wrong with the host must come first."""
+    done = flexi("remove", "lab", host)
+    assert done.returncode == 2
+    assert words in done.stderr
+
+
 def test_plan_is_json_for_programs() -> None:
     done = flexi("plan", "hagen", "--json")
     assert done.returncode == 0

@@ -77,3 +77,21 @@ def test_it_waits_for_the_models_of_the_hosts_that_it_deployed(
     assert isinstance(console.file, io.StringIO)
     assert words in console.file.getvalue()
     assert ("loaded" in console.file.getvalue()) == bool(asked)
+
+
+def test_who_lets_a_host_leave_hears_that_its_pins_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = build_plan(load_site(INVENTORY / "lab.yaml"))
+    outcome = json.dumps({"results": {"failed_hosts": [], "totals": {"success": 9}}})
+    monkeypatch.setattr(subprocess, "run", lambda argv, **_: subprocess.CompletedProcess(argv, 0, outcome, ""))
+    console = Console(file=io.StringIO(), width=400)
+    assert deploying.remove(plan, INVENTORY / "lab.yaml", console, "server-b", purge=False) == EXIT_OK
+    assert isinstance(console.file, io.StringIO)
+    assert "server-b keeps its driver, but neither holds nor pins" in console.file.getvalue()
+
+
+def test_a_site_without_gpu_hosts_has_nothing_to_roll_back() -> None:
+    site = INVENTORY / "lab.yaml"
+    plan = build_plan(load_site(site))
+    bare = plan.model_copy(update={"hosts": tuple(host for host in plan.hosts if not host.ollama)})
+    with pytest.raises(InputError, match="the site has no GPU host"):
+        deploying.roll_back(bare, site, Console(file=io.StringIO()), deploying.Wish())

@@ -202,6 +202,9 @@ def test_a_newer_kernel_waits(host: HostPlan, well: HostTruth) -> None:
     assert finding.kind.id == "reboot-pending"
     assert finding.what == f"kernel {newer} is installed, {KERNEL} runs"
     assert finding.mend == "./flexi deploy uni --limit server-b --allow-reboot"
+    tried = replace(well, packages=(*well.packages, image, modules), tried=(well.boot_id, newer))
+    assert ids(found(host, tried)) == ["other-kernel-boots"]
+    assert ids(found(host, replace(tried, boot_id="another"))) == ["reboot-pending"]
     without = found(host, replace(well, packages=(*well.packages, image)))
     assert ids(without) == ["kernel-without-modules", "reboot-pending"]
     assert f"apt-get install linux-modules-nvidia-535-server-{newer} " in without[0].mend

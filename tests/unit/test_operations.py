@@ -15,7 +15,7 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.operation import add_op
 from pyinfra.api.operations import run_ops
 
-from flexi.facts import Gpu, NvidiaDriver, NvidiaGpus, OllamaReleases, Stamp, Upgrades
+from flexi.facts import Gpu, NvidiaDriver, NvidiaGpus, OllamaReleases, Real, Stamp, Upgrades
 from flexi.operations.applying import applied
 from flexi.operations.draining import Interruption
 from flexi.operations.gateway import health_key
@@ -43,7 +43,7 @@ from flexi.operations.rebooting import reboot_permitted, rebooted
 from flexi.operations.retiring import retired, sources_retired
 from flexi.operations.system import validated_file
 from flexi.plan.maintenance import parse
-from flexi.plan.model import InstancePlan, MaintenancePlan
+from flexi.plan.model import DriverPlan, InstancePlan, MaintenancePlan
 
 
 class Fake:
@@ -78,8 +78,21 @@ def truth(
     return {"/proc/driver/nvidia/version": lines}
 
 
+DRIVER = DriverPlan(
+    branch="535-server",
+    major=535,
+    packages=(),
+    holds=("linux-generic",),
+    pins=(),
+    version_package="nvidia-utils-535-server",
+    kernel="generic",
+    module_package="linux-modules-nvidia-535-server-{release}",
+    kernel_packages=("linux-generic",),
+    wanted_version=None,
+)
+PERMIT: dict[str, Any] = {"driver": DRIVER, "maintenance": MaintenancePlan(), "update": False}
 REBOOT: dict[str, Any] = {
-    "major": 535,
+    "driver": DRIVER,
     "maintenance": MaintenancePlan(),
     "interrupts": Interruption(("a",), 60),
 }
@@ -129,7 +142,7 @@ def test_a_reboot_that_is_not_allowed_fails_the_host_before_anything_is_done(
     smi: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake = Fake(truth(RUNNING_535 if smi else "", smi=smi))
-    add_op(fake.state, reboot_permitted, major=535, packages=(), maintenance=MaintenancePlan())
+    add_op(fake.state, reboot_permitted, **PERMIT)
     with pytest.raises(PyinfraError):
         run_ops(fake.state)
     assert "needs a reboot" in caplog.text
@@ -140,14 +153,14 @@ def test_a_reboot_that_is_not_allowed_fails_the_host_before_anything_is_done(
 def test_a_reboot_is_allowed_in_the_window_by_the_hosts_own_clock(now: str, open_: bool) -> None:
     site = MaintenancePlan(reboot_windows=(parse("Sun 02:00-05:00"),))
     fake = Fake({**truth(), "date '+%u %H %M'": [now]})
-    meta = add_op(fake.state, reboot_permitted, major=535, packages=(), maintenance=site)[fake.host]
+    meta = add_op(fake.state, reboot_permitted, **{**PERMIT, "maintenance": site})[fake.host]
     assert meta.will_change is not open_
 
 
 def test_a_missing_driver_package_needs_permission_too() -> None:
     """It is installed at the archive's version, whose library the running module may not fit."""
     fake = Fake(truth(RUNNING_535))
-    arguments = {"major": 535, "packages": ("nvidia-utils-535-server",), "maintenance": MaintenancePlan()}
+    arguments = {**PERMIT, "driver": DRIVER.model_copy(update={"packages": ("nvidia-utils-535-server",)})}
     assert add_op(fake.state, reboot_permitted, **arguments)[fake.host].will_change
 
 
@@ -156,8 +169,30 @@ def test_another_kernel_is_booted_only_with_permission_and_never_asked_for() -> 
     for data, due in ((ALLOWED, True), ({}, False)):
         fake = Fake(newer, data)
         assert add_op(fake.state, rebooted, **REBOOT)[fake.host].will_change is due
-        arguments = {"major": 535, "packages": (), "maintenance": MaintenancePlan()}
-        assert not add_op(fake.state, reboot_permitted, **arguments)[fake.host].will_change
+        assert not add_op(fake.state, reboot_permitted, **PERMIT)[fake.host].will_change
+
+
+@pytest.mark.parametrize(
+    ("line", "due"),
+    [
+        ("Inst libnvidia-compute-535-server [535.288.01-0ubuntu1] (535.309.02-0ubuntu1 Ubuntu [amd64])", True),
+        ("Inst libnvidia-compute-535-server [535.309.01-0ubuntu1] (535.309.01-0ubuntu2 Ubuntu [amd64])", False),
+        ("Inst linux-image-5.15.0-190-generic (5.15.0-190.200 Ubuntu [amd64])", False),
+    ],
+    ids=["another library", "the same, built anew", "a kernel, which can wait"],
+)
+def test_an_update_is_asked_for_before_anything_is_changed(line: str, due: bool) -> None:
+    fake = Fake({**truth(RUNNING_535), "apt-get -s": [line]})
+    assert add_op(fake.state, reboot_permitted, **{**PERMIT, "update": True})[fake.host].will_change is due
+
+
+@pytest.mark.parametrize(("present", "due"), [("535.288.01-0ubuntu1", True), ("535.309.01-0ubuntu1", False)])
+def test_another_build_of_an_ended_branch_is_asked_for_before_it_is_installed(present: str, due: bool) -> None:
+    change = {"packages": ("nvidia-utils-535-server",), "wanted_version": "535.309.01-0ubuntu1"}
+    wanted = DRIVER.model_copy(update=change)
+    installed_ = [f"ii  nvidia-utils-535-server  {present}  amd64  tool"]
+    fake = Fake({**truth(RUNNING_535.replace("535.309.01", present.split("-")[0])), "dpkg -l": installed_})
+    assert add_op(fake.state, reboot_permitted, **{**PERMIT, "driver": wanted})[fake.host].will_change is due
 
 
 def test_a_kernel_that_no_package_knows_is_not_waited_for() -> None:
@@ -325,22 +360,25 @@ def test_the_kernel_that_boots_next_gets_its_modules(
 
 
 def test_a_kernels_modules_are_asked_for_by_name_where_no_meta_package_brings_them() -> None:
-    package, newer = "linux-modules-nvidia-535-server-{release}", "5.15.0-190-generic"
+    package, newer = DRIVER.module_package, "5.15.0-190-generic"
     image = f"Inst linux-image-{newer} (5.15.0-190.200 Ubuntu:22.04/jammy-security [amd64])"
     modules = image.replace("linux-image-", "linux-modules-nvidia-535-server-")
     arguments: dict[str, Any] = {
-        "packages": ("linux-generic",),
-        "module_package": package,
+        "driver": DRIVER,
+        "maintenance": MaintenancePlan(),
         "interrupts": Interruption((), 1),
     }
-    fake = Fake({f"$have {package.format(release=newer)}": [image, modules], "apt-get -s": [image]})
+    have = f"$have {package.format(release=newer)}"
+    fake = Fake({**truth(RUNNING_535), have: [image, modules], "apt-get -s": [image]})
     _, commands = fake.run(updated, **arguments)
     assert f"linux-modules-nvidia-535-server-{newer}=5.15.0-190.200" in commands[-1]
-    fake = Fake({"apt-get -s": [image]})
-    add_op(fake.state, updated, **arguments)
-    with pytest.raises(PyinfraError):
-        run_ops(fake.state)
-    assert not [command for command in map(str, fake.host.connector.executed_commands) if "apt-get -y" in command]
+    library = "Inst libnvidia-compute-535-server [535.309.01-0ubuntu1] (535.309.02-0ubuntu1 Ubuntu [amd64])"
+    for refused in ([image], [library]):
+        fake = Fake({**truth(RUNNING_535), "apt-get -s": refused})
+        add_op(fake.state, updated, **arguments)
+        with pytest.raises(PyinfraError):
+            run_ops(fake.state)
+        assert not [command for command in map(str, fake.host.connector.executed_commands) if "apt-get -y" in command]
 
 
 @pytest.mark.parametrize("daemon", ["chrony", "ntpsec", "openntpd", "systemd-timesyncd"])
@@ -453,11 +491,25 @@ RELEASES = [
 
 
 def test_a_rollback_changes_places_and_downloads_nothing() -> None:
+    """The current one first: a run that ends between the two has gone back."""
     fake = Fake({"readlink": RELEASES, **truth(RUNNING_535.replace("535.309.01", "580.159.03"))})
-    _, commands = fake.run(previous_release, major=580)
-    links = [shlex.split(command)[2] for command in commands if command.startswith("ln")]
-    assert links == ["0.32.15", "0.24.0"]
+    _, commands = fake.run(previous_release, version="0.32.15", major=580)
+    links = [shlex.split(command)[2:] for command in commands if command.startswith("ln")]
+    assert links == [["0.24.0", "/opt/ollama/current.new"], ["0.32.15", "/opt/ollama/previous.new"]]
     assert not any("curl" in command for command in commands)
+
+
+@pytest.mark.parametrize(
+    ("current", "previous"),
+    [("0.24.0", "0.32.15"), ("0.24.0", "0.23.4"), ("0.24.0", "0.24.0")],
+    ids=["rolled back", "never upgraded", "ended between the two links"],
+)
+def test_a_host_that_is_back_already_stays(current: str, previous: str) -> None:
+    links = [*RELEASES[:3], f"current {current}", f"previous {previous}"]
+    fake = Fake({"readlink": links, **truth(RUNNING_535.replace("535.309.01", "580.159.03"))})
+    predicted, commands = fake.run(previous_release, version="0.32.15", major=580)
+    assert not predicted
+    assert not [command for command in commands if command.startswith(("ln", "mv"))]
 
 
 @pytest.mark.parametrize(
@@ -465,18 +517,20 @@ def test_a_rollback_changes_places_and_downloads_nothing() -> None:
     [
         (["/opt/ollama/0.24.0/.archive-sha256 abc", "current 0.24.0", "previous "], "no previous Ollama"),
         (["/opt/ollama/0.24.0/.archive-sha256 abc", "current 0.24.0", "previous 0.23.4"], "no previous Ollama"),
+        (["/opt/ollama/0.24.0/.archive-sha256 abc", "current 0.24.0", "previous 0.24.0"], "no previous Ollama"),
+        (["current ", "previous "], "no previous Ollama"),
         (
             [*RELEASES[:2], "current 0.24.0", "previous 0.32.15"],
             "Ollama 0.32.15 computes on the CPU under driver 535",
         ),
     ],
-    ids=["none", "removed", "too new for the running driver"],
+    ids=["none", "removed", "itself", "no Ollama", "too new for the running driver"],
 )
 def test_a_rollback_that_cannot_be_is_refused(
     releases: list[str], words: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake = Fake({"readlink": releases, **truth(RUNNING_535)})
-    add_op(fake.state, previous_release, major=535)
+    add_op(fake.state, previous_release, version="0.24.0", major=535)
     with pytest.raises(PyinfraError):
         run_ops(fake.state)
     assert words in caplog.text
@@ -535,6 +589,38 @@ def test_other_cards_in_a_group_are_no_replacement_unless_one_is_gone(
 )
 def test_a_kernel_without_modules_is_seen_before_it_is_installed(upgrades: dict[str, str], bare: list[str]) -> None:
     assert kernels_without_modules(upgrades, "linux-modules-nvidia-535-server-{release}") == bare
+
+
+@pytest.mark.parametrize(
+    ("shown", "real"),
+    [
+        ("Package: m\nSection: restricted/kernel\nDescription: Linux kernel nvidia modules\n", True),
+        ("Package: m\nSection: oldlibs\nDescription: nothing\n", False),
+        ("Package: m\nSection: restricted/oldlibs\n", False),
+        ("Package: m\nSection: kernel\nDescription-en: Transitional package for m2\n", False),
+        ("Package: m\nSection: oldlibs\n\nPackage: m\nSection: kernel\n", True),
+        ("", False),
+    ],
+    ids=["real", "old", "old of a component", "by its description", "an earlier one is real", "none"],
+)
+def test_an_empty_package_is_no_way_to_modules(shown: str, real: bool, tmp_path: Path) -> None:
+    cache = tmp_path / "apt-cache"
+    (tmp_path / "shown").write_text(shown)
+    cache.write_text(f"#!/bin/sh\ncat {tmp_path}/shown\n")
+    cache.chmod(0o755)
+    argv = shlex.split(Real().command("m").get_raw_value())
+    done = subprocess.run(argv, capture_output=True, text=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=True)
+    assert Real().process(done.stdout.splitlines()) is real
+
+
+def test_what_is_missing_is_simulated_where_nothing_is_to_be_updated(tmp_path: Path) -> None:
+    """dpkg-query without names would list every package of the host, and all would be brought up."""
+    for name, text in (("dpkg-query", "echo installed all"), ("apt-get", 'echo "Inst $* (1"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    argv = shlex.split(Upgrades().command((), ("new",)).get_raw_value())
+    done = subprocess.run(argv, capture_output=True, text=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=True)
+    assert done.stdout.split("--no-install-recommends ")[1] == "new (1\n"
 
 
 def test_upgrades_are_read_from_a_simulation() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import time
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyinfra.api.operation import add_op
 from test_operations import Fake
 
 from flexi import facts
@@ -190,7 +192,7 @@ def run(plan: Plan, *lines: str, status: HostStatus | None = None) -> tuple[bool
     one = one.model_copy(update={"ollama": one.ollama.model_copy(update={"instances": instances})})
     changed = plan.model_copy(update={"hosts": (one, *plan.hosts[1:])})
     predicted, commands = host.run(surplus_removed, plan_host=one, plan=changed)
-    return predicted, [c for c in commands if "/api/delete" in c or "rm -rf" in c]
+    return predicted, [c for c in commands if "/api/delete" in c or "remove /" in c]
 
 
 MOVED_LINES = (
@@ -212,8 +214,18 @@ def test_a_dry_run_announces_what_goes_and_the_run_does_it(plan: Plan) -> None:
     assert len(commands) == 2
     assert """-X DELETE -H 'Content-Type: application/json' -d '{"model": "phi3:3.8b"}'""" in commands[0]
     assert "http://127.0.0.1:11434/api/delete" in commands[0]
-    assert "rm -rf --one-file-system -- /var/lib/ollama/old" in commands[1]
+    assert "remove /var/lib/ollama/old\n" in commands[1]
     assert "systemctl is-active -q ollama@old.service" in commands[1]
+
+
+def test_a_dry_run_names_what_goes(plan: Plan, caplog: pytest.LogCaptureFixture) -> None:
+    """The operation is one for the whole host: whoever confirms a change must see which models it takes."""
+    caplog.set_level(logging.INFO, logger="pyinfra")
+    stored, one = fake(*MOVED_LINES), plan.host("one").model_copy(update={"name": "@fake/host"})
+    add_op(stored.state, surplus_removed, plan_host=one, plan=plan.model_copy(update={"hosts": (one,)}))
+    assert "x:1: wanted nowhere any more" in caplog.text
+    assert "/var/lib/ollama/old would be removed" in caplog.text
+    assert "is removed" not in caplog.text
 
 
 def test_a_model_whose_place_is_in_no_host_of_the_run_stays(plan: Plan) -> None:

@@ -135,6 +135,7 @@ def test_a_bare_host_is_an_answer(run: Run) -> None:
 
 def test_a_host_in_service(run: Run, bin_: Path, root: Path) -> None:
     put(root, "sys/module/nvidia_uvm/refcnt", "0\n")
+    put(root, "var/lib/flexi/driver-boot-id", "b0071d\n5.15.0-130-generic\n")
     put(root, "sys/module/nvidia/refcnt", "1\n")
     put(root, "proc/driver/nvidia/version", "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.309.01  Thu\nGCC 12\n")
     put(root, "proc/4711/comm", "llama-server\n")
@@ -214,6 +215,7 @@ esac""",
     assert truth.certificates[0].expires == 1826967600.0  # date -u -d '2027-11-23 11:00' +%s
     unit = truth.unit("ollama@a.service")
     assert unit is not None
+    assert truth.tried == ("b0071d", "5.15.0-130-generic")
     assert (unit.active, unit.boot, unit.restarts, unit.active_since_s) == ("active", "enabled", 2, 900.0)
     assert truth.unit("haproxy.service") is not None
     assert (truth.xids[0].pci, truth.xids[0].code) == ("0000:17:00", 79)

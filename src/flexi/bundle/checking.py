@@ -24,6 +24,17 @@ PIECE = 1024 * 1024
 _LISTED = 8
 
 
+class SupplyError(InputError):
+    """What a site is to be deployed from is not there, or is not what it should be."""
+
+    def __init__(self, path: str, reason: str, remedy: str) -> None:
+        super().__init__(f"{path}: {reason}; {remedy}")
+        self.path = path
+        """Of the setting in the site file, dotted."""
+        self.reason = reason
+        self.remedy = remedy
+
+
 class Checked:
     """Files whose digest was computed, by size and time of their last change in nanoseconds."""
 
@@ -89,33 +100,35 @@ def wrong_files(folder: Path, files: dict[str, File], bars: Bars, *, anew: bool)
 
 
 def check(plan: Plan, site: str, bars: Bars) -> None:
-    """InputError that names what the plan's files here or its bundle lack, and the remedy. Fine without any."""
+    """SupplyError that names what the plan's files here or its bundle lack, and the remedy. Fine without any."""
     certificates.check(plan)
     for host in plan.hosts:
         _check_archive(host)
     folders = {host.bundle.folder for host in plan.hosts if host.bundle}
     for folder in sorted(folders):
-        problems = _problems(Path(folder), plan, bars)
+        remedy = f"where there is internet: ./flexi bundle {site} --to {folder}"
+        try:
+            problems = _problems(Path(folder), plan, bars)
+        except FlexiError as error:
+            raise SupplyError("mirrors.bundle", str(error), remedy) from None
         if problems:
             more = len(problems) - _LISTED
             listed = "; ".join(problems[:_LISTED]) + (f"; and {more} more" if more > 0 else "")
-            command = f"./flexi bundle {site} --to {folder}"
-            raise InputError(
-                f"the bundle {folder} cannot serve this site: {listed}. Where there is internet: {command}"
-            )
+            raise SupplyError("mirrors.bundle", f"the bundle {folder} cannot serve this site: {listed}", remedy)
 
 
 def _check_archive(host: HostPlan) -> None:
-    """InputError where Ollama's archive should be on this machine, beside no bundle, and is not or has no digest."""
+    """SupplyError where Ollama's archive should be on this machine, beside no bundle, and is not or has no digest."""
     archive = release.local_archive(host.ollama) if host.ollama and not host.bundle else None
     if host.ollama is None or archive is None:
         return
     if not archive.is_file():
-        raise InputError(f"mirrors.ollama: there is no {archive}")
+        raise SupplyError("mirrors.ollama", f"there is no {archive}", "put the archive there")
     try:
         release.digest(host.ollama)
     except FlexiError as error:
-        raise InputError(f"mirrors.ollama: {error}") from None
+        reason, _, remedy = str(error).partition(": ")
+        raise SupplyError("mirrors.ollama", reason, remedy) from None
 
 
 def _problems(folder: Path, plan: Plan, bars: Bars) -> list[str]:

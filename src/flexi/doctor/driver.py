@@ -77,7 +77,10 @@ def _reboot(case: Case) -> Iterator[Finding]:
     truth = case.truth
     if truth.kernel in truth.kernels and truth.next_kernel != truth.kernel:
         what = f"kernel {truth.next_kernel} is installed, {truth.kernel} runs"
-        yield case.finding(kinds.REBOOT_PENDING, what)
+        if truth.tried == (truth.boot_id, truth.next_kernel):
+            yield case.finding(kinds.OTHER_KERNEL, f"{what}, also after a deploy's reboot")
+        else:
+            yield case.finding(kinds.REBOOT_PENDING, what)
     reasons = []
     on_disk = {module.version for module in truth.modules if module.kernel == truth.kernel and module.version}
     if truth.driver and on_disk and truth.driver not in on_disk and not truth.mismatch:

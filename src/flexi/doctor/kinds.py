@@ -228,6 +228,14 @@ REBOOT_PENDING = _kind(
     means="updates are not in force, and the next power cut starts what nobody has tried",
     mends=_DEPLOY_REBOOT,
 )
+OTHER_KERNEL = _kind(
+    "other-kernel-boots",
+    "warning",
+    "the boot loader starts another kernel than the newest",
+    reads="running and installed kernels, what a deploy's reboot left in `/var/lib/flexi/driver-boot-id`",
+    means="updates of the kernel never come into force, and a deploy does not reboot for them again",
+    mends="{ssh} grep GRUB_DEFAULT /etc/default/grub   # 0 starts the newest, after update-grub",
+)
 REBOOT_WANTED = _kind(
     "reboot-wanted",
     "warning",

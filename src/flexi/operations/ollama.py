@@ -138,23 +138,27 @@ def _link(name: str, version: str) -> Generator[StringCommand, None, None]:
 
 
 @operation()
-def previous_release(major: int) -> Commands:
-    """Make the release current that was before, and remember this one as the previous: a second time goes back.
+def previous_release(version: str, major: int) -> Commands:
+    """Make the release current that was before `version`, the site file's; a host that runs another is back already, or
+    was never brought to it. Forth again goes a deploy.
 
     Fails the host where there is none, or where that one would serve from the CPU on the running driver.
     """
     releases = host.get_fact(OllamaReleases)
+    if releases.current is not None and releases.current != version:
+        host.noop(f"{releases.current} is current, which is not the site file's {version}")
+        return
     previous = releases.previous
-    if previous is None or previous not in releases.installed:
+    if previous is None or previous == releases.current or previous not in releases.installed:
         yield refuse("has no previous Ollama: it was never changed here. Set ollama.version and deploy")
         return
     running = host.get_fact(NvidiaDriver).running_major or major
     if running < ollama_needs(previous):
         yield refuse(f"Ollama {previous} computes on the CPU under driver {running}: not rolled back")
         return
-    if releases.current is not None:
-        yield from _link("previous", releases.current)
+    # This one first: a run that ends between the two has gone back, and repeated it changes nothing.
     yield from _link("current", previous)
+    yield from _link("previous", version)
 
 
 @operation()

@@ -8,16 +8,21 @@ from collections.abc import Generator, Mapping, Sequence
 
 from pyinfra import host
 from pyinfra.api import FunctionCommand, QuoteString, StringCommand, operation
+from pyinfra.api.host import Host
 from pyinfra.api.operation import OperationMeta
+from pyinfra.api.state import State
 from pyinfra.facts.deb import DebPackages
 from pyinfra.facts.files import File
 
-from flexi.facts import HOLDS, HeldPackages, KeyFingerprints, NvidiaDriver, Upgrades
+from flexi.facts import HOLDS, HeldPackages, KeyFingerprints, NvidiaDriver, Real, Upgrades
 from flexi.operations.apt_locks import PATIENCE, fresh_index, waiting
 from flexi.operations.draining import Interruption, drain
+from flexi.operations.due import better_kernel, brought, how_to_permit, missing, must_reboot, permitted
 from flexi.operations.foresight import announced
-from flexi.operations.refusal import refuse
+from flexi.operations.refusal import refuse, say
+from flexi.plan.model import DriverPlan, MaintenancePlan
 from flexi.plan.needs import TIME_DAEMON, TIME_DAEMONS
+from flexi.truth import kernel_releases
 
 Commands = Generator[StringCommand | FunctionCommand, None, None]
 
@@ -33,18 +38,18 @@ def installed(
     Which versions come then is for the pins to say, which must be in place.
     """
     present = host.get_fact(DebPackages) or {}
-    missing = [name for name in packages if name not in present]
+    absent = [name for name in packages if name not in present]
     if exactly and exactly[0] in present and exactly[1] not in present[exactly[0]]:
         yield from drain(interrupts)
         yield fresh_index()
         yield _install(packages, "--allow-downgrades", "--allow-change-held-packages")
         return
-    if not missing:
+    if not absent:
         host.noop("all of them are installed")
         return
     yield from drain(interrupts)
     yield fresh_index()
-    yield _install(missing)
+    yield _install(absent)
 
 
 def _install(packages: Sequence[str], *options: str) -> StringCommand:
@@ -121,9 +126,10 @@ def kernels_without_modules(upgrades: Mapping[str, str], module_package: str) ->
 
 
 @operation()
-def updated(packages: Sequence[str], module_package: str, interrupts: Interruption) -> Commands:
+def updated(driver: DriverPlan, maintenance: MaintenancePlan, interrupts: Interruption) -> Commands:
     """Bring the driver and the kernel to the newest of their branch although they are on hold; what runs is drained
-    first. A kernel that has no modules yet fails the host, and nothing is changed.
+    first. A kernel that has no modules yet, or a driver that needs a reboot which is not allowed, fails the host, and
+    nothing is changed.
 
     A dry run asks the index that the host has; the run itself fetches a fresh one, which counts as no change.
     """
@@ -134,7 +140,8 @@ def updated(packages: Sequence[str], module_package: str, interrupts: Interrupti
             words = " ".join(output.stderr_lines[-1:])
             yield refuse(f"apt cannot read its repositories, nothing was updated: {words}")
             return
-    upgrades = host.get_fact(Upgrades, packages=packages)
+    module_package = driver.module_package
+    upgrades = host.get_fact(Upgrades, packages=driver.holds)
     if not upgrades:
         host.noop("driver and kernel are the newest")
         return
@@ -142,10 +149,14 @@ def updated(packages: Sequence[str], module_package: str, interrupts: Interrupti
     if bare:
         # No meta package brought them: those of an ended branch do not.
         modules = [module_package.format(release=release) for release in bare]
-        upgrades = host.get_fact(Upgrades, packages=packages, also=modules)
+        upgrades = host.get_fact(Upgrades, packages=driver.holds, also=modules)
         bare = [release for release in bare if module_package.format(release=release) not in upgrades]
     if bare:
         yield refuse(f"kernel {bare[0]} has no modules of this driver branch yet: nothing was updated, try later")
+        return
+    reason = must_reboot(host.get_fact(NvidiaDriver), driver.major, brought(driver, upgrades).library)
+    if reason and not permitted(maintenance):
+        yield refuse(f"needs a reboot: {reason}. Nothing was updated. {how_to_permit(maintenance)}")
         return
     yield from drain(interrupts)
     names = [f"{name}={version}" for name, version in sorted(upgrades.items())]
@@ -159,21 +170,56 @@ def kernel_modules(module_package: str) -> Commands:
     On a bare host that is the running kernel; later one that came past our holds. A kernel that is in no package
     (a container's, an admin's own) is left to whoever put it there.
     """
-    truth = host.get_fact(NvidiaDriver)
-    kernel = truth.next_kernel or (truth.kernel if truth.kernel in truth.kernels else None)
-    package = module_package.format(release=kernel)
-    if kernel is None or package in (host.get_fact(DebPackages) or {}):
+    kernel, package = _next_modules(module_package)
+    if package is None:
         host.noop("the kernel that boots next has them")
         return
-    words = (
+    yield fresh_index()
+    words = _no_modules(kernel, package)
+    install = f"apt-get -y {' '.join(PATIENCE)} install --no-install-recommends {package}"
+    script = f"{install} || {{ echo '{words}' >&2; exit 1; }}"
+    yield StringCommand("DEBIAN_FRONTEND=noninteractive", "sh", "-c", QuoteString(script))
+
+
+@operation()
+def modules_obtainable(driver: DriverPlan) -> Commands:
+    """Fail in one sentence, before the driver is changed, where the kernel that boots next will have no modules.
+
+    That may be one that comes with the driver's packages, by their meta packages; the pins must be in place.
+    """
+    if _next_modules(driver.module_package)[1] is None:
+        host.noop("the kernel that boots next has them")
+        return
+    yield fresh_index()
+    yield FunctionCommand(_find_modules, (driver,), {})
+
+
+def _find_modules(state: State, host: Host, driver: DriverPlan) -> bool:
+    absent = missing(driver)
+    upgrades = host.get_fact(Upgrades, packages=(), also=absent) if absent else {}
+    truth = host.get_fact(NvidiaDriver)
+    kernel = better_kernel(truth, kernel_releases(upgrades)) or truth.kernel
+    package = driver.module_package.format(release=kernel)
+    if package in upgrades or package in (host.get_fact(DebPackages) or {}) or host.get_fact(Real, package=package):
+        return True
+    return say(state, host, f"{_no_modules(kernel, package)}. Nothing of the driver was changed")
+
+
+def _next_modules(module_package: str) -> tuple[str, str | None]:
+    """The kernel that boots next, and the package of its modules where it is to be installed."""
+    truth = host.get_fact(NvidiaDriver)
+    kernel = truth.next_kernel or truth.kernel
+    package = module_package.format(release=kernel)
+    known = kernel in truth.kernels and package not in (host.get_fact(DebPackages) or {})
+    return kernel, package if known else None
+
+
+def _no_modules(kernel: str, package: str) -> str:
+    return (
         f"kernel {kernel} boots next and no archive of this host has {package}: name one that has it in mirrors.apt "
         f"(of a bundle: ./flexi bundle --kernel {kernel}), or let another kernel boot "
         f"(apt-get purge linux-image-{kernel})"
     )
-    yield fresh_index()
-    install = f"apt-get -y {' '.join(PATIENCE)} install --no-install-recommends {package}"
-    script = f"{install} || {{ echo '{words}' >&2; exit 1; }}"
-    yield StringCommand("DEBIAN_FRONTEND=noninteractive", "sh", "-c", QuoteString(script))
 
 
 @operation()

@@ -10,6 +10,7 @@ from pyinfra.facts.files import File
 
 from flexi.facts import AptSourceFiles, Paths, UnitNames
 from flexi.operations.draining import Interruption, drain
+from flexi.operations.emptying import removal
 
 
 @operation()
@@ -47,11 +48,12 @@ def sources_retired(keep: Sequence[str]) -> Generator[StringCommand, None, None]
 
 @operation()
 def forgotten(patterns: Sequence[str]) -> Generator[StringCommand, None, None]:
-    """Remove the files and directories that the shell `patterns` (our own constants) match, whole."""
+    """Remove the files and directories that the shell `patterns` (our own constants) match, whole. Of a directory that
+    is a mount point the empty directory stays."""
     there = host.get_fact(Paths, patterns=patterns)
     if not there:
         host.noop("nothing is there")
         return
-    yield StringCommand("rm", "-rf", *(QuoteString(path) for path in there))
+    yield StringCommand("sh", "-c", QuoteString(removal(there)))
     if any(path.startswith("/etc/systemd/") for path in there):
         yield StringCommand("systemctl", "daemon-reload")

@@ -12,6 +12,7 @@ from pyinfra.api import QuoteString, StringCommand, operation
 
 from flexi.agent.names import full_name
 from flexi.facts import GROUP_NAME, OLLAMA_HOMES, OllamaStores, Stored
+from flexi.operations.emptying import removal
 from flexi.plan.model import HostPlan, InstancePlan, Plan
 from flexi.status import READ_COMMAND, HostStatus, understood
 
@@ -41,7 +42,7 @@ class Surplus:
             # Its unit was stopped earlier in the same deploy. If it runs after all, somebody uses what is there.
             unit, home = f"ollama@{self.group}.service", f"{OLLAMA_HOMES}/{self.group}"
             running = f"! systemctl is-active -q {unit} || {{ echo '{unit} still runs: {home} stays' >&2; exit 1; }}"
-            return StringCommand("sh", "-c", QuoteString(f"{running}; rm -rf --one-file-system -- {home}"))
+            return StringCommand("sh", "-c", QuoteString(f"{running}\n{removal([home])}"))
         url = f"http://127.0.0.1:{self.port}/api/delete"
         body = json.dumps({"model": self.models[0]})
         return StringCommand(
@@ -135,6 +136,7 @@ def surplus_removed(plan_host: HostPlan, plan: Plan) -> Generator[StringCommand,
         kept = [item for item in found if obstacle(item, plan_host, plan, run) is not None]
         for item in found:
             if item not in kept:
+                _say_removed(item, plan, "would be")
                 yield item.command
         if len(kept) == len(found):
             host.noop("what is left over is still needed")
@@ -145,10 +147,14 @@ def surplus_removed(plan_host: HostPlan, plan: Plan) -> Generator[StringCommand,
         if reason is not None:
             host.log_styled(f"{item.words} stays: {reason.words}", fg="yellow", log_func=logger.info)
             continue
-        unwanted = [model for model in item.models if not _places(plan, model)]
-        words = f" ({', '.join(unwanted)}: wanted nowhere any more)" if unwanted else ""
-        host.log_styled(f"{item.words} is removed{words}", log_func=logger.info)
+        _say_removed(item, plan, "is")
         yield item.command
+
+
+def _say_removed(item: Surplus, plan: Plan, verb: str) -> None:
+    unwanted = [model for model in item.models if not _places(plan, model)]
+    words = f" ({', '.join(unwanted)}: wanted nowhere any more)" if unwanted else ""
+    host.log_styled(f"{item.words} {verb} removed{words}", log_func=logger.info)
 
 
 def _patiently(found: list[Surplus], plan_host: HostPlan, plan: Plan) -> dict[Surplus, Obstacle | None]:

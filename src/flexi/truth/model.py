@@ -204,6 +204,8 @@ class HostTruth:
     uptime_s: float | None = None
     reboot_required: bool = False
     reboot_packages: tuple[str, ...] = ()
+    tried: tuple[str, ...] = ()
+    """The boot that a deploy's last reboot led to without mending what was due, and the kernel that did not start."""
     disks: tuple[Disk, ...] = ()
 
     driver: str | None = None

@@ -55,6 +55,7 @@ def parse(text: str) -> HostTruth:
         uptime_s=_float((_one(lines, "uptime") or "").partition(" ")[0]),
         reboot_required=bool(lines["reboot_required"]),
         reboot_packages=tuple(dict.fromkeys(lines["reboot_package"])),
+        tried=tuple(lines["tried"]),
         disks=tuple(_disks(lines["disk"], lines["inodes"])),
         driver=driver_version("\n".join(lines["driver"])),
         modules_loaded=tuple(line.split()[0] for line in lines["loaded"] if line.split()),
