@@ -27,15 +27,15 @@ def agent_config(host: HostPlan) -> dict[str, object]:
 
 
 def catalogue_config(plan: Plan) -> dict[str, object]:
-    """/etc/flexi/catalogue.json of the gateway: every instance as the gateway reaches it, every name that routes."""
-    names = {name for backend in plan.gateway.backends for name in (backend.model, *backend.names)}
+    """/etc/flexi/catalogue.json of the gateway: every instance as the gateway reaches it, every model."""
     return {
         "port": plan.gateway.catalogue_port,
         "instances": [
             {"group": instance.group, "url": f"http://{plan.host(instance.host).ssh.address}:{instance.port}"}
             for instance in plan.instances
         ],
-        "models": sorted(names),
+        "models": sorted(backend.model for backend in plan.gateway.backends),
+        "aliases": {alias: backend.model for backend in plan.gateway.backends for alias in backend.aliases},
     }
 
 

@@ -45,7 +45,7 @@ def guard_config(plan: Plan) -> dict[str, object]:
                 "embedding": backend.embedding,
             }
             for backend in gateway.backends
-            for name in backend.names
+            for name in (*backend.names, *backend.aliases)
         },
         "classes": {rules.name: _class(rules, gateway) for rules in gateway.classes},
         "hosts": {instance.group: instance.host for instance in plan.instances},

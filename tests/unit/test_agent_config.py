@@ -80,7 +80,7 @@ def test_a_mistake_is_named_with_its_field_and_value(value: dict[str, Any], word
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "7", "\xff\xfe"])
-@pytest.mark.parametrize("program", ["run", "catalogue"])
+@pytest.mark.parametrize("program", ["run", "catalogue", "guard"])
 def test_a_broken_file_ends_with_one_line_and_status_2(tmp_path: Path, text: str, program: str) -> None:
     path = tmp_path / "config.json"
     path.write_text(text, encoding="latin-1")
@@ -113,8 +113,13 @@ def start(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_catalogues_mistakes_are_named_too() -> None:
-    good = {"port": 11432, "instances": [{"group": "a", "url": "http://10.0.0.1:11434"}], "models": ["m"]}
+    instances = [{"group": "a", "url": "http://10.0.0.1:11434"}]
+    good = {"port": 11432, "instances": instances, "models": ["m"], "aliases": {"x": "m"}}
     assert CatalogueConfig.from_json(good).instances[0].url == "http://10.0.0.1:11434"
+    with pytest.raises(ConfigError, match=r"catalogue\.aliases\.x: expected a text"):
+        CatalogueConfig.from_json({**good, "aliases": {"x": None}})
+    with pytest.raises(ConfigError, match=r"catalogue\.aliases: expected an object"):
+        CatalogueConfig.from_json({**good, "aliases": ["x"]})
     with pytest.raises(ConfigError, match=r"catalogue\.models\[0\]: expected a text"):
         CatalogueConfig.from_json({**good, "models": [7]})
 

@@ -33,6 +33,7 @@ B = Snapshot(
     (tag("llama3:8b", expires_at=FOR_EVER, size=2),),
 )
 MODELS = ["llama3:8b", "Mistral", "phi3"]
+ALIASES = {"gpt-4o-mini:latest": "llama3:8b", "gpt-4o-mini": "llama3:8b"}
 
 
 def names(entries: list[Any]) -> list[str]:
@@ -64,7 +65,7 @@ def test_the_version_is_what_every_instance_has() -> None:
 
 
 def body(path: str, *snapshots: Snapshot) -> tuple[int, Any]:
-    answer = reply(path, snapshots or [A, B], MODELS)
+    answer = reply(path, snapshots or [A, B], MODELS, ALIASES)
     return answer.status, json.loads(answer.body)
 
 
@@ -86,6 +87,13 @@ def test_openais_list_and_model() -> None:
     assert body("/v1/models/mirror:5000/library/x:1")[0] == 404
 
 
+@pytest.mark.parametrize("alias", ["gpt-4o-mini", "GPT-4o-mini:latest"])
+def test_an_alias_is_found_and_not_listed(alias: str) -> None:
+    status, found = body(f"/v1/models/{alias}")
+    assert (status, found["id"], found["created"]) == (200, alias, 1769904000)
+    assert "gpt-4o-mini" not in json.dumps([body("/v1/models"), body("/api/tags")])
+
+
 def test_lists_of_a_site_without_an_instance_that_answers() -> None:
     assert body("/api/tags", Snapshot()) == (200, {"models": []})
     assert body("/api/ps", Snapshot()) == (200, {"models": []})
@@ -95,7 +103,7 @@ def test_lists_of_a_site_without_an_instance_that_answers() -> None:
 
 @pytest.mark.parametrize("path", ["/", "/api/show", "/api/tags/", "/v1/models/", "/v1", "//api/tags", "/api/tags%00"])
 def test_nothing_else_is_there(path: str) -> None:
-    answer = reply(path, [A], MODELS)
+    answer = reply(path, [A], MODELS, ALIASES)
     assert (answer.status, answer.kind, answer.body) == (404, "text/plain", b"404 page not found")
 
 
@@ -118,7 +126,7 @@ def serve() -> Iterator[Callable[[Collector], http.client.HTTPConnection]]:
     ends: list[Callable[[], None]] = []
 
     def start(collector: Collector) -> http.client.HTTPConnection:
-        server = Server(("127.0.0.1", 0), collector, MODELS)
+        server = Server(("127.0.0.1", 0), collector, MODELS, ALIASES)
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         collector.start()
         connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=5)

@@ -71,6 +71,66 @@ def test_each_server_takes_what_its_instance_runs_at_once() -> None:
     ]
 
 
+def sections(text: str) -> dict[str, list[str]]:
+    """The lines of each section of HAProxy's configuration, without comments."""
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if re.match(r"(global|defaults|frontend|backend)\b", line):
+            found[line] = []
+        elif found and line.strip() and not line.strip().startswith("#"):
+            found[list(found)[-1]].append(line.strip())
+    return found
+
+
+def test_the_edge_hands_everything_for_an_instance_to_the_guard() -> None:
+    edge = sections(haproxy())["frontend api"]
+    chosen = [line for line in edge if line.startswith("use_backend")]
+    assert chosen == ["use_backend catalogue if is_list", "use_backend guard"]
+    guard = sections(haproxy())["backend guard"]
+    assert [line for line in guard if line.startswith("server ")] == [
+        "server guard1 unix@/run/flexi-guard/1.sock",
+        "server guard2 unix@/run/flexi-guard/2.sock",
+    ]
+    # A client that goes away shall be noticed at once, on the whole way.
+    for name in ("backend guard", "backend model_llama3_8b", "backend show_model_llama3_8b"):
+        assert "option abortonclose" in sections(haproxy())[name], name
+
+
+def test_what_no_instance_knows_of_stays_in_the_gateway() -> None:
+    """Of headers that only the gateway may say, a client's are deleted before anything is set, ours before a server."""
+    edge = sections(haproxy())["frontend api"]
+    first = next(line for line in edge if line.startswith("http-request"))
+    assert first == "http-request del-header X-Flexi- -m beg"
+    inner = sections(haproxy())["frontend inner"]
+    assert inner.index("http-request del-header x-flexi- -m beg") > max(
+        number for number, line in enumerate(inner) if "req.hdr(x-flexi-" in line
+    )
+    assert "bind unix@/run/haproxy/flexi-inner.sock mode 660 group flexi-guard" in inner
+
+
+def test_a_queue_is_bounded_and_has_room_for_who_has_little_under_way() -> None:
+    model = sections(haproxy())["backend model_llama3_8b"]
+    bounds = [line.split(" if ")[1] for line in model if "queue_full" in line]
+    assert bounds == ["{ queue ge 20 } !{ var(txn.priority) -m int le 2 }", "{ queue ge 28 }"]
+
+
+def test_what_a_model_is_may_be_asked_past_the_queue_and_of_ready_instances_only() -> None:
+    show = sections(haproxy())["backend show_model_llama3_8b"]
+    assert [line for line in show if line.startswith("server ")] == [
+        "server a 192.0.2.2:11434 track model_llama3_8b/a",
+        "server b 192.0.2.3:11435 track model_llama3_8b/b",
+    ]
+
+
+def test_every_error_of_the_inner_front_end_says_that_it_is_haproxys() -> None:
+    """So that the guard neither passes it on nor takes it for an instance's. The codes: 2.4's manual, http-error."""
+    inner = sections(haproxy())["frontend inner"]
+    said = {line.split()[2] for line in inner if line.startswith("http-error status") and "X-Flexi-Failed" in line}
+    assert said >= {"400", "408", "500", "502", "503", "504"}
+    refusals = [line for lines in sections(haproxy()).values() for line in lines if 'string "failed"' in line]
+    assert all("X-Flexi-Failed" in line for line in refusals)
+
+
 def test_without_anonymous_paths_nothing_is_anonymous() -> None:
     config = haproxy(GATEWAY.model_copy(update={"anonymous_paths": ()}))
     assert "is_anonymous" not in config

@@ -23,7 +23,9 @@ class CatalogueConfig:
     """On the loopback interface; 0 takes any free one."""
     instances: tuple[Source, ...]
     models: tuple[str, ...]
-    """Names that are shown, aliases among them; what else an instance stores stays its own affair."""
+    """Names that are shown; what else an instance stores stays its own affair."""
+    aliases: Mapping[str, str]
+    """Lower-case names that clients may ask for in place of a model's own, which is what lists show."""
 
     @classmethod
     def load(cls, path: Path) -> CatalogueConfig:
@@ -37,6 +39,7 @@ class CatalogueConfig:
             port=fields.port("port"),
             instances=tuple(_source(item, where) for item, where in fields.items("instances")),
             models=tuple(as_text(item, where) for item, where in fields.items("models")),
+            aliases={name: as_text(item, where) for name, item, where in fields.entries("aliases")},
         )
         fields.done()
         return config

@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
@@ -35,7 +35,7 @@ class Reply:
         self.body = body.encode()
 
 
-def reply(path: str, snapshots: Sequence[Snapshot], models: Sequence[str]) -> Reply:
+def reply(path: str, snapshots: Sequence[Snapshot], models: Sequence[str], aliases: Mapping[str, str]) -> Reply:
     """The answer to GET `path`."""
     if path == "/api/tags":
         return _gin(200, {"models": catalogue.merged_tags(snapshots, models)})
@@ -51,8 +51,9 @@ def reply(path: str, snapshots: Sequence[Snapshot], models: Sequence[str]) -> Re
         return _openai(200, {"object": "list", "data": [catalogue.openai_model(entry) for entry in entries]})
     if path.startswith(MODELS_PREFIX) and path != MODELS_PREFIX:
         name = unquote(path[len(MODELS_PREFIX) :])
+        wanted = full_name(aliases.get(full_name(name), name))
         for entry in catalogue.merged_tags(snapshots, models):
-            if full_name(str(entry["name"])) == full_name(name):
+            if full_name(str(entry["name"])) == wanted:
                 return _openai(200, catalogue.openai_model(entry, name))
         message = f"model '{name}' not found"
         error = {"message": message, "type": "not_found_error", "param": None, "code": None}
@@ -74,10 +75,13 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, address: tuple[str, int], collector: Collector, models: Sequence[str]) -> None:
+    def __init__(
+        self, address: tuple[str, int], collector: Collector, models: Sequence[str], aliases: Mapping[str, str]
+    ) -> None:
         super().__init__(address, _Handler)
         self.collector = collector
         self.models = models
+        self.aliases = aliases
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that goes away is no event; anything else is a mistake of ours, and shown."""
@@ -109,7 +113,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:
             self.close_connection = True
         path = urlsplit(self.path).path
-        self._send(reply(path, self.server.collector.snapshots(), self.server.models), with_body)
+        server = self.server
+        self._send(reply(path, server.collector.snapshots(), server.models, server.aliases), with_body)
 
     def _send(self, answer: Reply, with_body: bool) -> None:
         self.send_response(answer.status)
@@ -128,7 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
 def run(config: CatalogueConfig) -> None:
     """Serve until SIGTERM or SIGINT; OSError where the port cannot be taken."""
     collector = Collector([Ollama(instance.url, TIMEOUTS) for instance in config.instances])
-    server = Server(("127.0.0.1", config.port), collector, config.models)
+    server = Server(("127.0.0.1", config.port), collector, config.models, config.aliases)
     ending = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ending.set())

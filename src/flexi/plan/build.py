@@ -426,7 +426,8 @@ def _backends(site: Site) -> tuple[Backend, ...]:
         Backend(
             name=sections[model],
             model=loads[model][0].name,
-            names=(*model_spellings(model), *aliases.get(model, ())),
+            names=model_spellings(model),
+            aliases=tuple(aliases.get(model, ())),
             context=min(load.context for load in loads[model]),
             embedding=loads[model][0].facts.embedding,
             servers=tuple(found),

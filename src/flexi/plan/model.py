@@ -321,7 +321,9 @@ class Backend(_Frozen):
     """HAProxy section name: `model_llama3_8b`."""
     model: str
     names: tuple[str, ...]
-    """Lower-case spellings that route here: the model, and `x` for `x:latest`, and aliases."""
+    """Lower-case spellings that route here: the model, and `x` for `x:latest`."""
+    aliases: tuple[str, ...] = ()
+    """The same of its aliases, from the site file."""
     context: int
     """Tokens for each request; the smallest where groups differ."""
     embedding: bool

@@ -127,7 +127,11 @@ class _Page:
         for backend in plan.gateway.backends:
             where = "{0.name}" if self.narrow else "{0.name} ({0.address}:{0.port})"
             servers = ", ".join(where.format(server) for server in backend.servers)
-            table.add_row(" = ".join(backend.names), servers, str(sum(s.max_connections for s in backend.servers)))
+            table.add_row(
+                " = ".join((*backend.names, *backend.aliases)),
+                servers,
+                str(sum(s.max_connections for s in backend.servers)),
+            )
         consumers = ", ".join(consumer.name for consumer in gateway.consumers) or "none yet (./flexi keys add)"
         without = ", ".join(gateway.anonymous_paths) or "nothing"
         return Group(

@@ -1,0 +1,270 @@
+"""What the guard lets through, on the machines: routing, what reaches an instance, places that get free, reloads."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from lab_site import Site, until
+
+NARROW = "phi3:3.8b"
+"""Answers one at a time in the lab's site (`parallel: 1`), at 127 tokens a second."""
+LONG = 2000
+
+
+def connected(site: Site) -> http.client.HTTPConnection:
+    parts = urlsplit(site.url)
+    return http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=60)
+
+
+def asked(site: Site, body: dict[str, Any], path: str = "/api/generate") -> http.client.HTTPConnection:
+    """A request that was sent; its answer is not waited for."""
+    connection = connected(site)
+    headers = {"Authorization": f"Bearer {site.key}", "Content-Type": "application/json"}
+    connection.request("POST", path, json.dumps(body), headers)
+    return connection
+
+
+@contextmanager
+def busy(site: Site) -> Iterator[http.client.HTTPResponse]:
+    """A long answer of the narrow model whose first token has come."""
+    connection = asked(site, {"model": NARROW, "prompt": "x", "options": {"num_predict": LONG}})
+    try:
+        response = connection.getresponse()
+        assert response.status == 200
+        assert response.readline()
+        yield response
+    finally:
+        connection.close()
+
+
+def short(site: Site) -> dict[str, Any]:
+    """One token of the narrow model."""
+    body = {"model": NARROW, "prompt": "x", "stream": False, "options": {"num_predict": 1}}
+    status, text = site.curl("/api/generate", body)
+    assert status == 200, text
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def loaded(site: Site) -> dict[str, list[tuple[str, str, int]]]:
+    """What each instance has in memory, by host: model, until when, context."""
+    found = {}
+    for instance in site.plan.instances:
+        text = site.ssh(instance.host, f"curl -sS http://127.0.0.1:{instance.port}/api/ps").stdout
+        found[instance.group] = sorted(
+            (m["name"], m["expires_at"][:4], m["context_length"]) for m in json.loads(text)["models"]
+        )
+    return found
+
+
+def posted(site: Site, path: str, body: str, *options: str) -> tuple[str, str]:
+    """Status and body; what is sent is too large for an argument."""
+    argv = ["curl", "-sS", "-m", "60", "-w", "\n%{http_code}", "-H", f"@{site.key_header}", *options]
+    argv += ["--data-binary", "@-", site.url + path]
+    done = subprocess.run(argv, input=body, capture_output=True, text=True, check=True)
+    answer, _, status = done.stdout.rpartition("\n")
+    return status, answer
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked", "expect"])
+def test_large_requests_with_the_model_last_are_routed(site: Site, framing: str) -> None:
+    """As openai-python 1 and 2 write them, with an image of 3 MB in base64: far behind HAProxy's buffer."""
+    content = json.dumps([{"role": "user", "content": "x", "images": ["A" * 4_000_000]}])
+    body = f'{{"messages": {content}, "stream": false, "options": {{"num_predict": 1}}, "model": "{NARROW}"}}'
+    options = {
+        "length": ["-H", "Expect:"],
+        "chunked": ["-H", "Transfer-Encoding: chunked", "-H", "Expect:"],
+        "expect": ["-H", "Expect: 100-continue"],
+    }[framing]
+    done = subprocess.run(
+        [
+            "curl",
+            "-sS",
+            "-m",
+            "60",
+            "-w",
+            "\n%{http_code}",
+            "-H",
+            f"@{site.key_header}",
+            *options,
+            "--data-binary",
+            "@-",
+            f"{site.url}/api/chat",
+        ],
+        input=body,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    answer, _, status = done.stdout.rpartition("\n")
+    assert status == "200", answer
+    assert json.loads(answer)["model"] == NARROW
+
+
+def test_a_body_that_is_too_large_is_refused_in_words(site: Site) -> None:
+    body = json.dumps({"model": NARROW, "prompt": "x" * (site.plan.gateway.body_limit_bytes + 1)})
+    done = subprocess.run(
+        [
+            "curl",
+            "-sS",
+            "-m",
+            "60",
+            "-w",
+            "\n%{http_code}",
+            "-H",
+            f"@{site.key_header}",
+            "--data-binary",
+            "@-",
+            f"{site.url}/v1/chat/completions",
+        ],
+        input=body,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    answer, _, status = done.stdout.rpartition("\n")
+    assert status == "413"
+    assert "32 MiB" in json.loads(answer)["error"]["message"]
+
+
+BODIES = [
+    b'{"model":"%s","MODEL":"mixtral:8x22b"}',
+    b'{"model":"%s","model":"mixtral:8x22b"}',
+    b'\xef\xbb\xbf{"model":"%s"}',
+    b'{"model":"%s"}{"model":"mixtral:8x22b"}',
+    b'{"model":"%s","x":NaN}',
+    b'{"model":"%s\\u0000"}',
+    b'{"model":"%s","options":{"num_ctx":16}, "OPTIONS":{"num_ctx":32}}',
+    b'{"x":' + b"[" * 50_000 + b"]" * 50_000 + b',"model":"%s"}',
+    '{"model":"%s"}'.encode("utf-16"),
+    b'{"model":"mixtral:8x22b@%s"}',
+    b'{"model":"../%s"}',
+    b'{"model":"%s","keep_alive":0}',
+    b'{"model":"%s","\xe2\x84\xaaeep_alive":0}',
+    b'{"model":"%s","options":{"num_ctx":999999}}',
+]
+
+
+def test_hostile_bodies_get_a_clear_no_and_move_no_model(site: Site) -> None:
+    before = loaded(site)
+    for template in BODIES:
+        body = template.replace(b"%s", NARROW.encode()).replace("%s".encode("utf-16-le"), NARROW.encode("utf-16-le"))
+        connection = connected(site)
+        connection.request("POST", "/api/generate", body, {"Authorization": f"Bearer {site.key}"})
+        response = connection.getresponse()
+        said = response.read()
+        assert response.status in (400, 403, 404), (template[:60], said)
+        assert json.loads(said)["error"]
+        connection.close()
+    assert loaded(site) == before
+
+
+def test_habits_of_clients_do_no_harm(site: Site) -> None:
+    """A keep_alive and a num_ctx of a client's own: answered, and nothing is loaded anew or let go."""
+    before = loaded(site)
+    body = {
+        "model": NARROW,
+        "prompt": "x",
+        "stream": False,
+        "keep_alive": "10s",
+        "options": {"num_predict": 1, "num_ctx": 2048, "num_gpu": 1, "num_thread": 3, "use_mmap": False},
+    }
+    status, text = site.curl("/api/generate", body, "-i")
+    assert status == 200
+    assert "x-ignored-options: keep_alive, options.num_ctx" in text.lower()
+    assert json.loads(text.splitlines()[-1])["load_duration"] < 1e9
+    assert loaded(site) == before
+
+
+def test_what_a_model_is_needs_no_place(site: Site) -> None:
+    with busy(site):
+        status, text = site.curl("/api/show", {"model": NARROW}, timeout_s=5)
+        assert status == 200, text
+        assert json.loads(text)["details"]
+
+
+def test_a_client_that_goes_frees_its_place_at_the_instance(site: Site) -> None:
+    with busy(site):
+        pass
+    start = time.monotonic()
+    short(site)
+    seconds = time.monotonic() - start
+    print(f"gateway: a place was free {seconds:.2f} s after its client had gone")
+    assert seconds < 0.25 * LONG / 127, "the answer that nobody reads went on"
+
+
+def waiting(site: Site) -> int:
+    """How many requests wait for the narrow model, as HAProxy counts them."""
+    name = next(backend.name for backend in site.plan.gateway.backends if backend.model == NARROW)
+    words = f'haproxy_backend_current_queue{{proxy="{name}"}}'
+    figures = site.ssh("gateway", f"curl -sS http://127.0.0.1:{site.plan.gateway.metrics_port}/metrics").stdout
+    return next(int(float(line.split()[-1])) for line in figures.splitlines() if line.startswith(words))
+
+
+def test_a_client_that_goes_leaves_the_queue(site: Site) -> None:
+    with busy(site):
+        connections = [asked(site, {"model": NARROW, "prompt": "x"}) for _ in range(4)]
+        until(lambda: waiting(site) == 4, 10, "four wait")
+        for connection in connections:
+            connection.close()
+        until(lambda: waiting(site) == 0, 5, "nobody waits any more")
+
+
+def test_reloads_under_a_stream_break_nothing(site: Site) -> None:
+    """The guard's settings, then its program, then HAProxy: the stream that began before all of them ends well."""
+    asking = threading.Event()
+    failures: list[str] = []
+
+    def ask() -> None:
+        while not asking.is_set():
+            status, text = site.curl("/api/show", {"model": NARROW})
+            if status != 200:
+                failures.append(text)
+
+    other = threading.Thread(target=ask)
+    with busy(site) as response:
+        other.start()
+        reload = "sudo systemctl reload flexi-guard"
+        new_program = "sudo cp /opt/flexi/flexi-agent.pyz /tmp/n && sudo mv /tmp/n /opt/flexi/flexi-agent.pyz"
+        script = f"{reload} && {reload} && {new_program} && {reload} && sudo systemctl reload haproxy && {reload}"
+        done = site.ssh("gateway", script)
+        asking.set()
+        other.join()
+        assert done.status == 0, done.text
+        last = response.read().splitlines()[-1]
+    assert json.loads(last)["done"] is True
+    assert failures == []
+
+
+def test_a_bad_setting_changes_nothing_and_says_where(site: Site) -> None:
+    keep = "sudo cp -p /etc/flexi/guard.json /run/guard.json"
+    spoil = 'sudo sed -i \'s/"retries": 2/"retries": "two"/\' /etc/flexi/guard.json'
+    back = "sudo mv /run/guard.json /etc/flexi/guard.json"
+    try:
+        site.ssh("gateway", f"{keep} && {spoil}")
+        assert site.ssh("gateway", "sudo systemctl reload flexi-guard").status != 0
+        journal = site.ssh("gateway", "sudo journalctl -u flexi-guard -n 5 -o cat --no-pager").stdout
+        assert 'guard.json: guard.retries: expected a whole number from 0 to 10, found "two"' in journal
+        short(site)
+    finally:
+        assert site.ssh("gateway", f"{back} && sudo systemctl reload flexi-guard").status == 0
+    short(site)
+
+
+def test_bytes_that_are_no_http_reach_nobody(site: Site) -> None:
+    parts = urlsplit(site.url)
+    for data in (b"\x16\x03\x01\x02\x00", b"POST /api/chat HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n"):
+        with socket.create_connection((parts.hostname or "", parts.port or 80), timeout=10) as sock:
+            sock.sendall(data + b"\r\n\r\n")
+            said = sock.recv(100)
+        assert said == b"" or said.startswith(b"HTTP/1.1 400 ")
