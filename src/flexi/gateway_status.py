@@ -94,7 +94,7 @@ def view(plan: Plan, gateways: Sequence[GatewayNow]) -> RenderableType:
 
 def _queues(plan: Plan, gateway: GatewayNow) -> Table:
     table = Table(box=None, padding=(0, 1), header_style="bold")
-    table.add_column("model", overflow="fold")
+    table.add_column("model", no_wrap=True)
     for column in ("in work", "places", "waiting"):
         table.add_column(column, justify="right")
     table.add_column("gets nothing", overflow="fold")
@@ -121,9 +121,9 @@ def _users(gateway: GatewayNow) -> Iterator[RenderableType]:
         return
     table = Table(box=None, padding=(0, 1), header_style="bold")
     for column in ("consumer", "model"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, no_wrap=True)
     minutes = f"last {recent['seconds'] // 60} min"
-    for column in ("now", minutes, "refused", "failed", "answer tokens", "wait", "first byte"):
+    for column in ("now", minutes, "refused", "failed", "tokens out", "wait", "first"):
         table.add_column(column, justify="right")
     order = sorted(now.keys() | rows.keys(), key=lambda key: (-now.get(key, 0), -_requests(rows, key), str(key)))
     for key in order:

@@ -60,7 +60,7 @@ def read(plan: Plan, since: datetime, by: Sequence[str]) -> Usage:
 def ask(plan: Plan, host: HostPlan, target: str) -> Any:
     """What the ledger on `host` answers to GET `target`; FlexiError where it does not."""
     url = f"http://127.0.0.1:{plan.gateway.ledger.port}{target}"
-    answer = remote.run(host, f"curl -fsS -m 20 {shlex.quote(url)}")
+    answer = remote.run(host, f"curl -fsS --noproxy '*' -m 20 {shlex.quote(url)}")
     if not answer.reached:
         raise FlexiError(f"{host.name} does not answer over SSH: {(answer.stderr.splitlines() or ['no answer'])[-1]}")
     if answer.status != 0:
@@ -104,8 +104,8 @@ def show(usage: Usage, console: Console) -> None:
         return
     table = Table(box=None, padding=(0, 1), header_style="bold")
     for name in usage.by:
-        table.add_column(name, overflow="fold")
-    for name in ("requests", "refused", "failed", "prompt tokens", "answer tokens", "wait", "first byte", "whole"):
+        table.add_column(name, no_wrap=True)
+    for name in ("requests", "refused", "failed", "tokens in", "out", "wait", "first", "whole"):
         table.add_column(name, justify="right")
     for row in usage.rows:
         keys = [str(_readable(row)[name] or NOBODY) for name in usage.by]

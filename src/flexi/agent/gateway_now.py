@@ -9,55 +9,47 @@ import csv
 import io
 import json
 import re
-import socket
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import TextIO
 
-ADMIN = Path("/run/haproxy/admin.sock")
+from .haproxy_socket import ADMIN, ask
+
 TIMEOUT_S = 5.0
 USING = "using"
 """The stick table of what is being answered or waits, by `consumer|model`."""
 
 _ENTRY = re.compile(r"key=(\S*) .*conn_cur=(\d+)")
 _FINE = ("", "UNK", "INI", "L7OK")
+_AGENT = re.compile(r"via agent : \w+ \((.*)\)")
+"""How HAProxy puts the agent's words."""
 
 
 def tell(port: int, out: TextIO) -> None:
     """Print it all as JSON; `port` is the ledger's. OSError where HAProxy does not answer."""
-    json.dump({**now(ask), "recent": recent(port)}, out)
+    try:
+        present = now(lambda command: ask(ADMIN, command))
+    except OSError as error:
+        raise OSError(f"HAProxy does not answer on {ADMIN}: {error}") from error
+    json.dump({**present, "recent": recent(port)}, out)
     out.write("\n")
 
 
-def now(ask: Callable[[str], str]) -> dict[str, object]:
-    """`ask` puts a command to HAProxy. Queues and sessions are requests at this moment."""
+def now(answer: Callable[[str], str]) -> dict[str, object]:
+    """`answer` puts a command to HAProxy. Queues and sessions are requests at this moment."""
     return {
         "schema": 1,
-        "backends": list(_backends(ask("show stat"))),
-        "using": list(_using(ask(f"show table {USING} data.conn_cur gt 0"))),
+        "backends": list(_backends(answer("show stat"))),
+        "using": list(_using(answer(f"show table {USING} data.conn_cur gt 0"))),
     }
-
-
-def ask(command: str, path: Path = ADMIN) -> str:
-    """What HAProxy answers to one command; OSError where its socket does not answer."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(TIMEOUT_S)
-        try:
-            sock.connect(str(path))
-            sock.sendall(command.encode() + b"\n")
-            parts = []
-            while part := sock.recv(65536):
-                parts.append(part)
-        except OSError as error:
-            raise OSError(f"HAProxy does not answer on {path}: {error}") from error
-    return b"".join(parts).decode("utf-8", "replace")
 
 
 def recent(port: int) -> object:
     """What the ledger on this host says of the last minutes; None where it does not answer."""
+    # A proxy in the environment is for elsewhere.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/recent", timeout=TIMEOUT_S) as response:
+        with opener.open(f"http://127.0.0.1:{port}/recent", timeout=TIMEOUT_S) as response:
             return json.load(response)
     except (OSError, ValueError):
         return None
@@ -95,7 +87,9 @@ def _reason(row: Mapping[str, str]) -> str | None:
     ):
         # A check that is running shows its last status after a star.
         if row.get(status, "").removeprefix("* ") not in _FINE:
-            return row.get(words) or row.get(description) or row[status]
+            said = row.get(words) or row.get(description) or row[status]
+            agent = _AGENT.fullmatch(said)
+            return agent.group(1) if agent else said
     return None
 
 

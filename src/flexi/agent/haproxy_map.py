@@ -7,15 +7,15 @@ HAProxy reads map files when it starts; later it is told over its socket (manage
 from __future__ import annotations
 
 import re
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from . import haproxy_socket
+
 LINES_AT_ONCE = 40
 """Of a payload; a command must fit into HAProxy's buffer (tune.bufsize, 16 KiB), and a line has some 200 bytes."""
-TIMEOUT_S = 10.0
 TRIES = 40
 PAUSE_S = 0.25
 
@@ -31,7 +31,7 @@ def follow(file: Path, socket_path: Path, ask: Callable[[Path, str], str] | None
     is read again until it is what the file says, and no reload is under way. MapError where it never is; OSError
     where the file cannot be read.
     """
-    ask = ask or _ask
+    ask = ask or haproxy_socket.ask
     for attempt in range(TRIES):
         if attempt > 1:  # the first look again comes at once: as a rule all is well then
             time.sleep(PAUSE_S)
@@ -83,18 +83,6 @@ def _silent(answer: str) -> None:
     """These commands answer with nothing, or with what is wrong."""
     if answer.strip():
         raise MapError(f"HAProxy refused the table: {answer.strip()}")
-
-
-def _ask(path: Path, command: str) -> str:
-    """One command, one connection; the answer ends with the connection."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(TIMEOUT_S)
-        connection.connect(str(path))
-        connection.sendall(command.encode("ascii") + b"\n")
-        parts = []
-        while part := connection.recv(65536):
-            parts.append(part)
-    return b"".join(parts).decode("ascii", "replace")
 
 
 def _state() -> str:
