@@ -8,16 +8,20 @@ import http.client
 import json
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from lab_site import Figure, Site, flexi, until
 
 from flexi.keys.gateways import tell
+from flexi.keys.store import KeysStore
 from flexi.plan.model import Consumer, Grant
+from flexi.site import load_site
+from flexi.site.keys import consumers
 
 MODEL = "phi3:3.8b"
 SLOW = "command-r-plus:104b"
@@ -98,19 +102,39 @@ def keys(site: Site, *arguments: str) -> str:
     return done.stdout.strip()
 
 
+def fresh() -> str:
+    """A consumer's name that nothing was counted for yet."""
+    return f"test-{secrets.token_hex(4)}"
+
+
+def change(site: Site, what: Callable[[KeysStore], Any]) -> Any:
+    """As `flexi keys` does it, without a process of its own."""
+    with KeysStore(load_site(site.file)) as store:
+        result = what(store)
+        assert all(told.known for told in tell(site.plan, consumers(store.entries)))
+    return result
+
+
+@pytest.fixture(scope="module", autouse=True)
+def as_found(site: Site) -> Iterator[None]:
+    """The lab's own consumers are those that it had."""
+    before = {entry.name for entry in load_site(site.file).entries}
+    yield
+    change(site, lambda store: store.revoke([entry.name for entry in store.entries if entry.name not in before]))
+
+
 @pytest.fixture
-def name(site: Site) -> Iterator[str]:
-    """A consumer's name that nobody has counted anything for; gone after the test."""
-    found = f"test-{secrets.token_hex(4)}"
-    yield found
-    flexi("keys", "revoke", str(site.file), found)
+def course(site: Site) -> str:
+    """The key of a new consumer of the class `course`."""
+    return str(change(site, lambda store: store.add(fresh(), "course", owner="Ada", purpose="a test")))
 
 
 def haproxy_workers(site: Site) -> str:
     return site.ssh("gateway", "pgrep -x haproxy").stdout
 
 
-def test_keys_change_within_seconds_and_no_stream_notices(site: Site, name: str, figure: Figure) -> None:
+def test_keys_change_within_seconds_and_no_stream_notices(site: Site, figure: Figure) -> None:
+    name = fresh()
     workers = haproxy_workers(site)
     start = time.monotonic()
     key = keys(site, "add", name)
@@ -132,27 +156,25 @@ def test_keys_change_within_seconds_and_no_stream_notices(site: Site, name: str,
     assert lines[-1]["eval_count"] == len(lines) - 1, "a token a line, and the end"
     assert haproxy_workers(site) == workers, "HAProxy was reloaded"
     figure(f"a new key was good {added:.1f} s after its command began, a change took {changed:.1f} s")
-    keys(site, "add", name)  # for the fixture to revoke
 
 
-def test_what_was_told_stays_and_a_deploy_changes_nothing(site: Site, name: str) -> None:
-    key = keys(site, "add", name, "--class", "course", "--owner", "Ada", "--purpose", "a test")
+def test_what_was_told_stays_and_a_deploy_changes_nothing(site: Site, course: str) -> None:
     done = site.pyinfra("-y", "--json", "--limit", "gateway")
     assert done.status == 0, done.text[-4000:]
     assert [op["name"] for op in json.loads(done.stdout)["results"]["operations"] if op["success"]] == []
-    assert ask(site, key, "/api/tags").status == 200
+    assert ask(site, course, "/api/tags").status == 200
     known = site.ssh("gateway", "sudo cat /etc/haproxy/flexi/keys.map").stdout
-    assert hashlib.sha256(key.encode()).hexdigest() in known
-    assert key not in known
+    assert hashlib.sha256(course.encode()).hexdigest() in known
+    assert course not in known
     assert "Ada" not in known
 
 
-def test_a_key_ends_by_itself(site: Site, name: str) -> None:
+def test_a_key_ends_by_itself(site: Site) -> None:
     """The gateway's clock decides; nobody acts."""
     plan, key = site.plan, secrets.token_urlsafe(32)
     clock = int(site.ssh("gateway", "date +%s").stdout)
     grant = Grant(sha256=hashlib.sha256(key.encode()).hexdigest(), expires=clock + 5)
-    consumer = Consumer(name=name, class_name="default", grants=(grant,))
+    consumer = Consumer(name=fresh(), class_name="default", grants=(grant,))
     assert all(told.known for told in tell(plan, (*plan.gateway.consumers, consumer)))
     assert ask(site, key, "/api/tags").status == 200
     until(lambda: ask(site, key, "/api/tags").status == 401, 10, "the key has ended")
@@ -190,32 +212,29 @@ def test_a_key_comes_in_every_way_that_clients_send_it(site: Site) -> None:
     assert (error["code"], bool(error["message"])) == ("invalid_api_key", True)
 
 
-def test_a_class_has_its_models_and_networks(site: Site, name: str) -> None:
-    key = keys(site, "add", name, "--class", "course")
-    assert ask(site, key, "/api/generate", short()).status == 200
+def test_a_class_has_its_models_and_networks(site: Site, course: str) -> None:
+    assert ask(site, course, "/api/generate", short()).status == 200
     for headers in ({}, {"X_Flexi_Class": "default"}, {"X_Flexi_Consumer": "lab", "X-FLEXI-CLASS": "default"}):
-        reply = ask(site, key, "/api/generate", short(OTHER), **headers)
+        reply = ask(site, course, "/api/generate", short(OTHER), **headers)
         assert reply.status == 403, reply.text
         assert MODEL in reply.error, "what it may use is said"
-    keys(site, "revoke", name)
-    key = keys(site, "add", name, "--class", "elsewhere")
+    key = change(site, lambda store: store.add(fresh(), "elsewhere"))
     reply = ask(site, key, "/api/tags")
     assert reply.status == 403
     assert "address" in reply.error
 
 
-def test_what_a_class_may_do_in_a_day_is_counted(site: Site, name: str) -> None:
+def test_what_a_class_may_do_in_a_day_is_counted(site: Site, course: str) -> None:
     """9 requests a day in the lab's `course`; what is refused and the lists do not count."""
-    key = keys(site, "add", name, "--class", "course")
     for number in range(1, 10):
-        reply = ask(site, key, "/api/generate", short())
+        reply = ask(site, course, "/api/generate", short())
         assert reply.status == 200, reply.text
         left = [reply.headers[f"x-ratelimit-remaining{of}"] for of in ("", "-day")]
         assert left == [str(9 - number)] * 2
         assert reply.headers["x-ratelimit-limit-day"] == "9"
-        assert ask(site, key, "/api/tags").status == 200
+        assert ask(site, course, "/api/tags").status == 200
     for path, dialect in (("/api/chat", str), ("/v1/chat/completions", dict)):
-        reply = ask(site, key, path, {"model": MODEL, "messages": []})
+        reply = ask(site, course, path, {"model": MODEL, "messages": []})
         assert reply.status == 429
         assert isinstance(reply.json["error"], dialect)
         # To midnight UTC, the test's clock and the gateway's being the same machine's.
@@ -223,19 +242,18 @@ def test_what_a_class_may_do_in_a_day_is_counted(site: Site, name: str) -> None:
     assert ask(site, site.key, "/api/generate", short()).status == 200, "another consumer is not concerned"
 
 
-def test_requests_at_once_are_bounded_and_a_place_comes_back(site: Site, name: str) -> None:
-    key = keys(site, "add", name, "--class", "course")
+def test_requests_at_once_are_bounded_and_a_place_comes_back(site: Site, course: str) -> None:
     with ExitStack() as open_streams:
-        streams = [Stream(site, key, 150) for _ in range(2)]
+        streams = [Stream(site, course, 150) for _ in range(2)]
         for stream in streams:
             open_streams.callback(stream.close)
         assert [stream.status for stream in streams] == [200, 200]
-        reply = ask(site, key, "/api/generate", short())
+        reply = ask(site, course, "/api/generate", short())
         assert reply.status == 429
         assert "2 requests at once" in reply.error
         assert int(reply.headers["retry-after"]) > 0
         streams[0].close()
-        until(lambda: ask(site, key, "/api/generate", short()).status == 200, 5, "a place for the one that left")
+        until(lambda: ask(site, course, "/api/generate", short()).status == 200, 5, "a place for the one that left")
 
 
 def test_without_a_key_there_is_what_the_site_allows(site: Site) -> None:
@@ -284,12 +302,3 @@ def test_no_answer_shows_what_is_behind(site: Site) -> None:
         assert reply.headers["x-request-id"]
         assert not [header for header in reply.headers if header.startswith("x-flexi")]
         assert not behind & set(reply.headers.values())
-
-
-def test_keys_are_listed_for_people_and_programs(site: Site, name: str) -> None:
-    keys(site, "add", name, "--class", "course", "--owner", "Ada", "--expires", "90d")
-    entries = json.loads(keys(site, "list", "--json"))["consumers"]
-    (entry,) = [entry for entry in entries if entry["name"] == name]
-    assert (entry["class"], entry["owner"], entry["ended"]) == ("course", "Ada", False)
-    assert name in keys(site, "list")
-    assert "per day" in keys(site, "show", name)
