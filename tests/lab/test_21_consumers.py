@@ -173,11 +173,11 @@ def test_a_key_ends_by_itself(site: Site) -> None:
     """The gateway's clock decides; nobody acts."""
     plan, key = site.plan, secrets.token_urlsafe(32)
     clock = int(site.ssh("gateway", "date +%s").stdout)
-    grant = Grant(sha256=hashlib.sha256(key.encode()).hexdigest(), expires=clock + 5)
+    grant = Grant(sha256=hashlib.sha256(key.encode()).hexdigest(), expires=clock + 8)
     consumer = Consumer(name=fresh(), class_name="default", grants=(grant,))
     assert all(told.known for told in tell(plan, (*plan.gateway.consumers, consumer)))
     assert ask(site, key, "/api/tags").status == 200
-    until(lambda: ask(site, key, "/api/tags").status == 401, 10, "the key has ended")
+    until(lambda: ask(site, key, "/api/tags").status == 401, 15, "the key has ended")
     assert "has ended" in ask(site, key, "/api/tags").error
     assert all(told.known for told in tell(plan, plan.gateway.consumers))
 
