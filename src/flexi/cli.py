@@ -13,6 +13,9 @@ from rich.console import Console
 from flexi import bundling, deploying, doctor, status, testing, usage, verifying
 from flexi.bench import lab as lab_bench
 from flexi.bench import preload as preload_bench
+from flexi.bench.gateway import measure as gateway_bench
+from flexi.bench.gateway import show as gateway_show
+from flexi.bench.gateway.rivals import RIVALS
 from flexi.bundle.checking import SupplyError
 from flexi.bundle.checking import check as check_supplies
 from flexi.bundle.manifest import PARTS
@@ -294,6 +297,25 @@ def bench_preload(name: str, as_json: bool) -> None:
         print_json(preload_bench.as_json(starts))
     else:
         preload_bench.show(starts, out())
+
+
+@bench.command("gateway")
+@click.option("--name", default="bench", show_default=True, help="The lab that is made for it and removed after it.")
+@click.option("--rival", "rivals", multiple=True, type=click.Choice(list(RIVALS)), help="Only this one; repeatable.")
+@click.option("--markdown", type=click.Path(path_type=Path), metavar="FILE", help="Write the table here as well.")
+@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw a plot here (SVG).")
+@json_option
+def bench_gateway(name: str, rivals: tuple[str, ...], markdown: Path | None, plot: Path | None, as_json: bool) -> None:
+    """Measure what the gateway costs, against the instances themselves and against other proxies."""
+    run = gateway_bench.measure(name, rivals or tuple(RIVALS), Console(stderr=True, highlight=False))
+    if markdown is not None:
+        markdown.write_text(gateway_show.markdown(run), encoding="utf-8")
+    if plot is not None:
+        plot.write_text(gateway_show.svg(run), encoding="utf-8")
+    if as_json:
+        print_json(gateway_show.as_json(run))
+    else:
+        gateway_show.show(run, out())
 
 
 @cli.command("test")
