@@ -246,3 +246,17 @@ def test_png_is_accepted(http: httpx.Client, model: str) -> None:
         pytest.skip("a model that sees would look at this picture, and it is none")
     body = {"model": model, "prompt": "x", "images": [picture], "stream": False, "options": {"num_predict": 2}}
     assert http.post("/api/generate", json=body).status_code == 200
+
+
+def test_keys_are_matched_as_go_matches_them(http: httpx.Client, model: str) -> None:
+    """Go's encoding/json, foldName: without case, long s and Kelvin sign included; the last of equal keys wins."""
+    body = (
+        f'{{"MODEL": "nope", "Model": "{model}", "prompt": "Hello", "ſtream": false, "optionſ": {{"num_predict": 2}}}}'
+    )
+    answer = http.post("/api/generate", content=body.encode())
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["eval_count"] == 2
+    loaded = http.post("/api/generate", content=f'{{"model": "{model}", "\u212aeep_alive": -1}}'.encode())
+    assert loaded.json()["done_reason"] == "load"
+    ps = {entry["name"]: entry["expires_at"] for entry in http.get("/api/ps").json()["models"]}
+    assert int(ps[model][:4]) > 2100

@@ -50,13 +50,19 @@ def bind(raw: bytes, struct: Struct) -> dict[str, Any]:
 
 def _read_struct(pairs: _Pairs, struct: Struct) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    by_lower = {name.lower(): name for name in struct.fields}
+    by_folded = {_fold(name): name for name in struct.fields}
     for key, value in pairs:
-        name = key if key in struct.fields else by_lower.get(key.lower())
+        name = key if key in struct.fields else by_folded.get(_fold(key))
         if name is None or value is None:
             continue
         found[name] = struct.fields[name](value, f"{struct.name}.{name}")
     return found
+
+
+def _fold(key: str) -> str:
+    """Keys that Go takes for the same are the same here (encoding/json/fold.go, foldName): without case, with the
+    long s and the Kelvin sign, which share theirs with s and k."""
+    return key.replace("\u017f", "s").replace("\u212a", "k").lower()
 
 
 class _Pairs(list[tuple[str, Any]]):
