@@ -25,6 +25,18 @@ def test_a_body_must_be_json(http: httpx.Client) -> None:
     assert error(http.post("/api/generate", content=b'{"model":')) == (400, "unexpected EOF")
 
 
+@pytest.mark.parametrize(
+    "options",
+    ['{"seed": NaN}', '{"seed": -Infinity}', '{"temperature": 1e999}', '{"seed": ' + "9" * 5000 + "}", "[" * 20_000],
+    ids=["NaN", "infinity", "too large", "too long", "too deep"],
+)
+def test_what_only_others_read_is_refused(http: httpx.Client, model: str, options: str) -> None:
+    """Go's encoding/json: no constants but true, false and null; float64; at most 10,000 levels (maxNestingDepth)."""
+    answer = http.post("/api/generate", content=f'{{"model": "{model}", "prompt": "", "options": {options}}}'.encode())
+    assert answer.status_code == 400
+    assert answer.json()["error"]
+
+
 def test_fields_must_have_the_right_type(http: httpx.Client, model: str) -> None:
     """Go's encoding/json on api/types.go GenerateRequest."""
     status, text = error(http.post("/api/generate", json={"model": model, "prompt": 5}))

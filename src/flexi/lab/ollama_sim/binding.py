@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -38,9 +39,11 @@ def bind(raw: bytes, struct: Struct) -> dict[str, Any]:
         raise BindError("missing request body")
     try:
         # Like Go's decoder: what follows the first value is not looked at.
-        value, _ = json.JSONDecoder(object_pairs_hook=_Pairs).raw_decode(text)
+        value, _ = _DECODER.raw_decode(text)
     except json.JSONDecodeError as error:
         raise BindError(_syntax_message(text, error)) from None
+    except RecursionError:
+        raise BindError("exceeded max depth") from None
     if value is None:
         return {}
     if not isinstance(value, _Pairs):
@@ -67,6 +70,31 @@ def _fold(key: str) -> str:
 
 class _Pairs(list[tuple[str, Any]]):
     """A JSON object with repeated keys kept."""
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise BindError(f"json: cannot unmarshal number {text} into Go value of type float64")
+    return number
+
+
+def _whole(text: str) -> int:
+    if len(text) > _LONGEST_INT:
+        raise BindError(f"json: cannot unmarshal number {text} into Go value of type int")
+    return int(text)
+
+
+def _constant(text: str) -> Any:
+    """Python reads NaN and the infinities; Go does not."""
+    at = 1 if text.startswith("-") else 0
+    where = "in numeric literal" if at else "looking for beginning of value"
+    raise BindError(f"invalid character '{text[at]}' {where}")
+
+
+_LONGEST_INT = 400
+"""Digits; far beyond what any field holds, and below what Python refuses to convert."""
+_DECODER = json.JSONDecoder(object_pairs_hook=_Pairs, parse_float=_float, parse_int=_whole, parse_constant=_constant)
 
 
 def _plain(value: Any) -> Any:
