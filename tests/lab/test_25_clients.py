@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
+from clients.environments import CLIENTS, Client, command
+from clients.scenarios import JUDGES, task
 from lab_site import Site
-
-sys.path.insert(0, str(Path(__file__).parent / "clients"))
-from environments import CLIENTS, Client, command
-from scenarios import JUDGES, task
 
 MODELS = {
     "chat": "llama3:8b",

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from fuzz import bodies, broken
+from fuzz.wire import Attempt, Response, UnreadableError, exchange
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import strategies as st
-from lab_site import Site, flexi
-
-sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
-import bodies
-import broken
-from wire import Attempt, Response, UnreadableError, exchange
+from lab_site import Figure, Site, flexi
 
 BATCH = 25
 AT_ONCE = 8
@@ -159,10 +154,11 @@ def storm(site: Site, requests: st.SearchStrategy[Attempt], batches: int) -> Cou
 
 @pytest.mark.parametrize(("make", "batches"), [(bodies.attempts, 340), (broken.attempts, 80)], ids=["bodies", "broken"])
 def test_nothing_gets_through(
-    site: Site, key: str, make: Callable[[str], st.SearchStrategy[Attempt]], batches: int
+    site: Site, key: str, figure: Figure, make: Callable[[str], st.SearchStrategy[Attempt]], batches: int
 ) -> None:
     statuses = storm(site, make(key), batches)
-    print(f"\n{BATCH * batches} requests: {dict(sorted(statuses.items()))}")
+    counts = ", ".join(f"{count} of {status}" for status, count in sorted(statuses.items()))
+    figure(f"{BATCH * batches} hostile requests: {counts}")
     # The storm was one: much was refused, and what was right was answered.
     assert statuses[400] > BATCH * batches / 20
     assert statuses[200] > BATCH * batches / 20

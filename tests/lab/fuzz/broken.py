@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 
-from bodies import ALLOWED, FORBIDDEN
+from fuzz.bodies import ALLOWED, FORBIDDEN
+from fuzz.wire import Attempt
 from hypothesis import strategies as st
-from wire import Attempt
 
 _GOOD = json.dumps({"model": ALLOWED, "prompt": ""}).encode()
 _BAD = json.dumps({"model": FORBIDDEN[0], "prompt": "", "keep_alive": 0}).encode()
