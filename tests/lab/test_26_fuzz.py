@@ -37,7 +37,7 @@ def key(site: Site) -> Iterator[str]:
     made = flexi("keys", "add", str(site.file), "fuzzer", "--class", CLASS, "--json")
     assert made.status == 0, made.text
     yield json.loads(made.stdout)["key"]
-    assert flexi("keys", "revoke", str(site.file), "fuzzer", "--yes").status == 0
+    assert flexi("keys", "revoke", str(site.file), "fuzzer").status == 0
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -90,8 +90,8 @@ def _hold(path: str, fields: dict[str, object], rules: ConsumerClass, model: Mod
         raise Refusal(403, "option_not_allowed", message)
     found = []
     for name in [name for name in fields if name in held & HELD_FIELDS]:
-        del fields[name]
-        found.append(name)
+        if fields.pop(name) is not None:
+            found.append(name)
     options = fields.get("options")
     if not isinstance(options, dict):
         return tuple(found)
@@ -100,6 +100,8 @@ def _hold(path: str, fields: dict[str, object], rules: ConsumerClass, model: Mod
         name = key.casefold()
         if name not in held & LOAD_OPTIONS:
             kept[key] = value
+            continue
+        if value is None:  # the same as left out (FromMap in api/types.go); LangChain sends every option that it knows
             continue
         if name == "num_ctx":
             _check_context(value, model)

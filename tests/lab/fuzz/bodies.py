@@ -20,19 +20,20 @@ Members = list[tuple[str, str]]
 """Keys and values, both as they stand in the JSON."""
 
 _QUESTION = [{"role": "user", "content": "Hi"}]
-# Quick at the instance: asked for nothing, or for one token.
+# Quick at the instance, also where a mutation took the limit away: asked for nothing, or for a short piece of JSON.
+_SHORT = {"type": "json_schema", "name": "x", "schema": {"type": "object", "properties": {}}}
 _REQUESTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("/api/generate", {"model": ALLOWED, "prompt": ""}),
-    ("/api/generate", {"model": ALLOWED, "prompt": "Hi", "stream": False, "options": {"num_predict": 1}}),
+    ("/api/generate", {"model": ALLOWED, "prompt": "Hi", "format": "json", "options": {"num_predict": 1}}),
     ("/api/chat", {"model": ALLOWED, "messages": []}),
-    ("/api/chat", {"messages": _QUESTION, "options": {"num_predict": 1}, "model": ALLOWED}),
+    ("/api/chat", {"messages": _QUESTION, "format": "json", "options": {"num_predict": 1}, "model": ALLOWED}),
     ("/api/embed", {"model": EMBEDDING, "input": "Hi"}),
     ("/api/embeddings", {"model": EMBEDDING, "prompt": "Hi"}),
     ("/api/show", {"model": ALLOWED}),
-    ("/v1/chat/completions", {"messages": _QUESTION, "model": ALLOWED, "max_tokens": 1}),
-    ("/v1/completions", {"model": ALLOWED, "prompt": "Hi", "max_tokens": 1, "stream": True}),
+    ("/v1/chat/completions", {"messages": _QUESTION, "model": ALLOWED, "response_format": {"type": "json_object"}}),
+    ("/v1/completions", {"model": ALLOWED, "prompt": "", "max_tokens": 1, "stream": True}),
     ("/v1/embeddings", {"input": "Hi", "model": EMBEDDING}),
-    ("/v1/responses", {"model": ALLOWED, "input": "Hi", "max_output_tokens": 1}),
+    ("/v1/responses", {"model": ALLOWED, "input": "Hi", "text": {"format": _SHORT}}),
 )
 _MODELS = st.sampled_from(
     [
@@ -105,11 +106,13 @@ def _members(draw: st.DrawFn) -> tuple[str, Members]:
     """A path, and a request for it with up to three things wrong."""
     path, request = draw(st.sampled_from(_REQUESTS))
     members = [(key, json.dumps(value)) for key, value in draw(st.permutations(list(request.items())))]
-    for _ in range(draw(st.integers(0, 3))):
+    for _ in range(draw(st.sampled_from([1, 2, 1, 0, 3]))):
         where = draw(st.integers(0, len(members) - 1)) if members else 0
-        match draw(st.integers(0, 6)):
+        match draw(st.sampled_from([0, 1, 2, 3, 7, 5, 4, 1, 7, 3, 6])):
             case 0:
                 members.insert(where, (draw(_disguised("model")), draw(_MODELS)))
+            case 7:
+                members = [(name, draw(_MODELS) if name == "model" else value) for name, value in members]
             case 1:
                 key, value = draw(_SETTINGS)
                 members.insert(where, (draw(_disguised(key)), value))
@@ -131,7 +134,7 @@ def _members(draw: st.DrawFn) -> tuple[str, Members]:
 def _body(draw: st.DrawFn) -> tuple[str, bytes]:
     path, members = draw(_members())
     text = "{" + ", ".join(f'"{key}": {value}' for key, value in members) + "}"
-    match draw(st.integers(0, 15)):
+    match draw(st.integers(-25, 5)):
         case 0:
             text += draw(st.sampled_from(["}", "]", "\0", ' {"model": "gemma:7b"}', "\n\n", "garbage", ","]))
         case 1:
