@@ -19,11 +19,13 @@ from lab_site import Figure, Site, flexi
 
 BATCH = 25
 AT_ONCE = 8
-CLASS = "course"
+CLASS = "fuzzer"
 ALLOWED = {bodies.ALLOWED, bodies.EMBEDDING, f"{bodies.EMBEDDING}:latest"}
 INFERENCE = re.compile(
     r"/(api/(generate|chat|embed|embeddings|show)|v1/(chat/completions|completions|embeddings|responses))"
 )
+OPEN = "/api/show"
+"""For everyone, of every model: `anonymous` of the lab's site."""
 FROM_INSTANCE = re.compile(r'option ".*" must be of|invalid format: |unable to (load|process)|input length exceeds')
 """Errors with which Ollama itself answers 500: api/types.go FromMap, llm/server.go, server/routes.go."""
 HIDDEN = (b"10.87.0.", b"server-a", b"server-b", b"127.0.0.1", b".sock", b"Traceback", b"<html")
@@ -65,7 +67,7 @@ def state_of(site: Site) -> dict[str, Any]:
                 assert all(int(model["expires_at"][:4]) > 2100 for model in models), "a model will be unloaded"
         unit = f"ollama@{instance.group}"
         state[unit] = site.ssh(instance.host, f"systemctl show -p MainPID,NRestarts {unit}").stdout
-    for unit in ("haproxy", "flexi-guard", "flexi-catalogue"):
+    for unit in ("haproxy", "flexi-guard", "flexi-catalogue", "flexi-ledger"):
         state[unit] = site.ssh("gateway", f"systemctl show -p MainPID,NRestarts {unit}").stdout
     return state
 
@@ -89,8 +91,8 @@ def judge(attempt: Attempt, responses: list[Response]) -> None:
             assert message_of(attempt.path, response)
             assert not [word for word in HIDDEN if word in response.body], response.body[:300]
         if response.status == 200 and INFERENCE.match(attempt.path):
-            assert attempt.authorized, "without a key"
-            assert models_in(response.body) <= ALLOWED, response.body[:300]
+            assert attempt.authorized or attempt.path == OPEN, "without a key"
+            assert attempt.path == OPEN or models_in(response.body) <= ALLOWED, response.body[:300]
     answered = [response for response in responses if response.status == 200]
     assert len(answered) <= 1, "an answer that nobody asked for"
 
