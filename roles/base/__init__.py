@@ -5,9 +5,11 @@ from pyinfra.api import deploy
 from pyinfra.operations import files, server
 
 from flexi.operations.applying import applied
+from flexi.operations.apt_sources import source_added
 from flexi.operations.packages import installed, signing_key, time_daemon
 from flexi.operations.retiring import retired, sources_retired
 from flexi.plan.model import BasePlan, HostPlan
+from flexi.rendering import render
 
 APT_PROXY = "/etc/apt/apt.conf.d/52flexi-proxy"
 APT_ONLY = "/etc/apt/apt.conf.d/51flexi-sources"
@@ -87,6 +89,8 @@ def _repositories(base: BasePlan) -> None:
     """The site's own apt repositories, before anything is installed from them."""
     installed(name="Install what looks at a repository's key", packages=base.apt_tools)
     files.directory(name="Make the directory for signing keys", path="/etc/apt/keyrings", mode="0755")
+    if base.apt_sources_only:
+        files.directory(name="Make the directory of the site's repositories", path=base.apt_sources_only, mode="0755")
     for source in host.loop(base.apt_sources):
         if source.key:
             files.put(name=f"Write the key {source.keyring}", src=source.key, dest=source.keyring, mode="0644")
@@ -97,12 +101,11 @@ def _repositories(base: BasePlan) -> None:
                 dest=source.keyring,
                 fingerprint=source.key_fingerprint,
             )
-        files.template(
-            name=f"Add the repository {source.uri}",
-            src="templates/base/mirror.sources.j2",
+        source_added(
+            name=f"Add the repository {source.uri}, if apt can read it beside the host's",
             dest=source.file,
-            mode="0644",
-            source=source,
+            content=render("base/mirror.sources.j2", source=source),
+            keep=base.apt_files,
         )
     sources_retired(name="Remove repositories that the site no longer has", keep=base.apt_files)
     if base.apt_sources_only:
@@ -115,14 +118,6 @@ def _repositories(base: BasePlan) -> None:
         )
     else:
         files.file(name="Use the host's own repositories too", path=APT_ONLY, present=False)
-    if base.apt_sources:
-        # Two sources of one place that differ in their key are an error to apt, which then reads none at all.
-        applied(
-            name="See that apt can read the site's repositories beside the host's",
-            what="apt-sources",
-            inputs=[source.file for source in base.apt_sources],
-            command="apt-get indextargets >/dev/null",
-        )
 
 
 def _retire(plan: HostPlan) -> None:

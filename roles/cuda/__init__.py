@@ -6,8 +6,10 @@ Ollama brings its CUDA runtime with it; the toolkit is for people who compile on
 from pyinfra.api import deploy
 from pyinfra.operations import files
 
+from flexi.operations.apt_sources import source_added
 from flexi.operations.packages import installed, signing_key
 from flexi.plan.model import CudaPlan
+from flexi.rendering import render
 
 KEYRING = "/etc/apt/keyrings/flexi-cuda.asc"
 
@@ -29,12 +31,9 @@ def install(plan: CudaPlan) -> None:
             dest=KEYRING,
             fingerprint=plan.key_fingerprint,
         )
-        files.template(
-            name="Add NVIDIA's CUDA repository",
-            src="templates/cuda/cuda.sources.j2",
+        source_added(
+            name="Add NVIDIA's CUDA repository, if apt can read it beside the host's",
             dest=plan.sources_file,
-            mode="0644",
-            repository=plan.repository,
-            keyring=KEYRING,
+            content=render("cuda/cuda.sources.j2", repository=plan.repository, keyring=KEYRING),
         )
     installed(name=f"Install the CUDA toolkit {plan.version}", packages=plan.packages)

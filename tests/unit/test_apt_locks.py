@@ -16,11 +16,12 @@ import pytest
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.operation import add_op
 from pyinfra.api.operations import run_ops
-from test_operations import INSTALLED, Fake
+from test_operations import DRIVER, INSTALLED, Fake
 
 from flexi.operations.apt_locks import POLL_S, WAIT_S, waiting
 from flexi.operations.draining import Interruption
 from flexi.operations.packages import installed, updated
+from flexi.plan.model import MaintenancePlan
 
 needs_apt = pytest.mark.skipif(
     not all(map(shutil.which, ("apt-get", "dpkg"))), reason="needs apt and dpkg, as Debian and Ubuntu have them"
@@ -114,11 +115,7 @@ def test_an_installation_waits_by_apts_own_option() -> None:
     assert f'DPkg::Lock::Timeout "{WAIT_S}";' in dump
 
 
-UPDATE: dict[str, Any] = {
-    "packages": ("linux-generic",),
-    "module_package": "modules-{release}",
-    "interrupts": Interruption((), 1),
-}
+UPDATE: dict[str, Any] = {"driver": DRIVER, "maintenance": MaintenancePlan(), "interrupts": Interruption((), 1)}
 
 
 def test_an_update_asks_the_apt_of_the_bundle(monkeypatch: pytest.MonkeyPatch) -> None:

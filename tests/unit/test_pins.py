@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import jinja2
@@ -10,9 +12,11 @@ import pytest
 from apt_root import TOOLS, Apt
 
 from flexi.lab.vendor import archives, repository, ubuntu
+from flexi.operations.apt_sources import trial
 from flexi.paths import ROOT
 from flexi.plan.model import AptSourcePlan, PinPlan
 from flexi.plan.platforms import APT_SOURCES_ONLY, PLATFORMS, cuda_pins
+from flexi.rendering import render
 
 pytestmark = pytest.mark.skipif(
     any(shutil.which(tool) is None for tool in TOOLS), reason=f"needs {', '.join(TOOLS)} (Debian or Ubuntu)"
@@ -62,7 +66,7 @@ def snapshot_of(repositories: Path, snapshot: bool = True) -> str:
         keyring=str(repositories / repository.UBUNTU.keyring),
         snapshot=snapshot,
     )
-    return rendered("base/mirror.sources.j2", source=source)
+    return render("base/mirror.sources.j2", source=source)
 
 
 @pytest.fixture(scope="module")
@@ -186,9 +190,45 @@ def test_a_source_of_another_key_is_not_trusted(apt: Apt, repositories: Path) ->
         components=("main",),
         keyring=str(cuda),
     )
-    (apt.sources / "flexi-x.sources").write_text(rendered("base/mirror.sources.j2", source=source))
+    (apt.sources / "flexi-x.sources").write_text(render("base/mirror.sources.j2", source=source))
     done = apt.run("update")
     assert "NO_PUBKEY" in done.stdout + done.stderr
+
+
+def tried(apt: Apt, key: str, keep: tuple[str, ...] | None = None) -> subprocess.CompletedProcess[str]:
+    """flexi-new.sources, a repository with that key, tried by sh as on a host; `apt` stands for the host's."""
+    source = AptSourcePlan(file="/x", uri="file:/repository", suites=("a",), components=("main",), keyring=key)
+    new = apt.sources / "flexi-new.sources.new"
+    new.write_text(render("base/mirror.sources.j2", source=source))
+    script = trial(f"{apt.sources}/flexi-new.sources", keep).replace("/etc/apt/sources.list", f"{apt.sources}.none")
+    environment = os.environ | {"LC_ALL": "C", "APT_CONFIG": str(apt.config)}
+    done = subprocess.run(
+        ["sh", "-c", script.format(new)], capture_output=True, text=True, check=False, env=environment
+    )
+    new.unlink()
+    return done
+
+
+HOSTS_OWN = "Types: deb\nURIs: file:/repository\nSuites: a\nComponents: main\nSigned-By: /its-own.gpg\n"
+
+
+@pytest.mark.parametrize("name", ["cuda.sources", "flexi-kept.sources"])
+def test_a_source_that_apt_cannot_read_beside_the_hosts_is_refused(apt: Apt, name: str) -> None:
+    """Another key for the same place, as with NVIDIA's cuda-keyring: every apt on the host would be broken."""
+    (apt.sources / name).write_text(HOSTS_OWN)
+    done = tried(apt, "/another.gpg", keep=(f"{apt.sources}/flexi-kept.sources",))
+    assert done.returncode != 0
+    assert "Conflicting values set for option Signed-By" in done.stderr
+    assert tried(apt, "/its-own.gpg").returncode == 0
+    assert apt.run("indextargets").returncode == 0
+
+
+def test_a_source_may_replace_one_of_flexis_own(apt: Apt) -> None:
+    """The same place with a new key: an older file of its name, or one that the site no longer has."""
+    for name in ("flexi-new.sources", "flexi-old.sources"):
+        (apt.sources / name).write_text(HOSTS_OWN)
+    assert tried(apt, "/another.gpg", keep=()).returncode == 0
+    assert tried(apt, "/another.gpg").returncode != 0, "all of flexi's others count"
 
 
 def test_the_sites_sources_can_be_the_only_ones(apt: Apt, tmp_path: Path) -> None:
