@@ -39,7 +39,9 @@ for number in host.loop(turn.numbers(site)):
     turn.begin(number, mine, _sudo=True)
     if number == mine:
         change()
-if "gateway" in plan.roles:
-    gateway.install(site, agent.install_package(_sudo=True), _sudo=True)
+for number in host.loop(gateway.failover.numbers(site)):
+    gateway.failover.begin(site, number, _sudo=True)
+    if number == gateway.failover.number(site):
+        gateway.install(site, agent.install_package(_sudo=True), _sudo=True)
 # Last: what has moved serves at its new place by now.
 ollama.tidy(plan, site, _sudo=True)

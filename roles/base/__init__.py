@@ -6,6 +6,7 @@ from pyinfra.operations import files, server
 
 from flexi.operations.applying import applied
 from flexi.operations.apt_sources import source_added
+from flexi.operations.failover import KEEPALIVED, OURS
 from flexi.operations.packages import installed, signing_key, time_daemon
 from flexi.operations.retiring import retired, sources_retired
 from flexi.plan.model import BasePlan, HostPlan
@@ -15,6 +16,10 @@ APT_PROXY = "/etc/apt/apt.conf.d/52flexi-proxy"
 APT_ONLY = "/etc/apt/apt.conf.d/51flexi-sources"
 HOSTS_MARKER = "# {mark} flexi: hosts of the site"
 GATEWAY_MARK = "/etc/haproxy/flexi/dialects.map"
+GATEWAY_UNITS = (
+    *("haproxy.service", "flexi-guard.socket", "flexi-guard.service", "flexi-catalogue.service"),
+    *("flexi-ledger.socket", "flexi-ledger.service"),
+)
 SYSCTL = "/etc/sysctl.d/60-flexi.conf"
 TIMESYNCD = "/etc/systemd/timesyncd.conf.d/flexi.conf"
 
@@ -124,9 +129,9 @@ def _retire(plan: HostPlan) -> None:
     if not plan.agent:
         retired(name="Stop the agent of a host without instances", pattern="flexi-agent.service", keep=())
     if "gateway" not in plan.roles:
+        # First, so that the other gateway has the address before this one ends.
+        retired(name=f"Stop {KEEPALIVED} where the gateway was", pattern=KEEPALIVED, keep=(), only_with=OURS)
         # Only where flexi made it one: a HAProxy of the admin's own is not ours to stop.
-        ledger = ("flexi-ledger.socket", "flexi-ledger.service")
-        units = ("haproxy.service", "flexi-guard.socket", "flexi-guard.service", "flexi-catalogue.service", *ledger)
-        for unit in host.loop(units):
+        for unit in host.loop(GATEWAY_UNITS):
             retired(name=f"Stop {unit} where the gateway was", pattern=unit, keep=(), only_with=GATEWAY_MARK)
         files.file(name="Forget that the gateway was here", path=GATEWAY_MARK, present=False)

@@ -20,7 +20,7 @@ def install(plan: HostPlan) -> None:
     rules = validated_file(
         name="Write the firewall rules, checked by nft",
         dest=RULES,
-        content=render("firewall/firewall.nft.j2", rules=plan.firewall.rules),
+        content=render("firewall/firewall.nft.j2", rules=plan.firewall.rules, vrrp_from=plan.firewall.vrrp_from),
         check="nft -c -f {}",
     )
     firewall_raised(

@@ -22,7 +22,7 @@ from flexi.operations.system import validated_file
 from flexi.plan.model import HEALTH_CONSUMER, Plan
 from flexi.rendering import render
 from roles.agent import PACKAGE
-from roles.gateway import certificate, ledger
+from roles.gateway import certificate, failover, ledger
 
 CERTIFICATE = f"{MAPS}/gateway.pem"
 HAPROXY = "/etc/haproxy/haproxy.cfg"
@@ -37,9 +37,9 @@ GUARD_SOCKET = "/etc/systemd/system/flexi-guard.socket"
 @deploy("Gateway")
 def install(plan: Plan, package: OperationMeta) -> None:
     """`package` is the operation that writes the agent, whose other program is the catalogue."""
-    gateway = plan.gateway
+    gateway, here = plan.gateway, plan.host(host.name).gateway
     ledger.keep_off_the_disk()
-    installed(name="Install HAProxy", packages=plan.host(host.name).gateway.packages)
+    packages = installed(name="Install HAProxy", packages=here.packages)
 
     catalogue = files.put(
         name="Write the catalogue's configuration",
@@ -60,7 +60,7 @@ def install(plan: Plan, package: OperationMeta) -> None:
     )
     systemd.service(name="Start the catalogue", service="flexi-catalogue.service", running=True, enabled=True)
 
-    _guard(plan, package)
+    judging = _guard(plan, package)
     ledger.install(plan, package)
 
     files.directory(name="Make the directory of the gateway's tables", path=MAPS, mode="0755")
@@ -91,14 +91,14 @@ def install(plan: Plan, package: OperationMeta) -> None:
     config = validated_file(
         name="Write HAProxy's configuration, checked by HAProxy",
         dest=HAPROXY,
-        content=render("gateway/haproxy.cfg.j2", gateway=gateway, maps=MAPS),
+        content=render("gateway/haproxy.cfg.j2", gateway=gateway, here=here, name=host.name, maps=MAPS),
         check="haproxy -c -q -f {}",
     )
     inputs = [HAPROXY, *(f"{MAPS}/{table}" for table in ("dialects.map", "dialects-end.map", "local.map"))]
     if gateway.tls and not gateway.tls.acme:
         # What certbot renews it brings to HAProxy itself.
         inputs.append(CERTIFICATE)
-    applied(
+    reloaded = applied(
         name="Reload HAProxy without dropping a stream",
         what="haproxy.service",
         inputs=inputs,
@@ -114,9 +114,12 @@ def install(plan: Plan, package: OperationMeta) -> None:
         after=[keys],
     )
     certificate.order(gateway, CERTIFICATE)
+    shared = failover.share(plan)
+    failover.end(plan, [packages, *judging, reloaded, *shared])
 
 
-def _guard(plan: Plan, package: OperationMeta) -> None:
+def _guard(plan: Plan, package: OperationMeta) -> list[OperationMeta]:
+    """Returns the operations after which the guard is another one."""
     server.group(name=f"Make the group {GUARD_USER}", group=GUARD_USER, system=True)
     server.user(
         name="Make the guard's user",
@@ -146,7 +149,7 @@ def _guard(plan: Plan, package: OperationMeta) -> None:
     unit = files.put(
         name="Write the guard's unit", src="templates/gateway/flexi-guard.service", dest=GUARD_UNIT, mode="0644"
     )
-    applied(
+    restarted = applied(
         name="Restart the guard with new units",
         what="flexi-guard.socket",
         inputs=(GUARD_UNIT, GUARD_SOCKET),
@@ -154,7 +157,7 @@ def _guard(plan: Plan, package: OperationMeta) -> None:
         command="systemctl stop flexi-guard.service; systemctl restart flexi-guard.socket flexi-guard.service",
         after=[sockets, unit],
     )
-    applied(
+    taken_over = applied(
         name="Have the guard take over what is new, without dropping a stream",
         what="flexi-guard.service",
         inputs=(PACKAGE, GUARD),
@@ -163,3 +166,4 @@ def _guard(plan: Plan, package: OperationMeta) -> None:
     )
     systemd.service(name="Start the guard's sockets", service="flexi-guard.socket", running=True, enabled=True)
     systemd.service(name="Start the guard", service="flexi-guard.service", running=True, enabled=True)
+    return [restarted, taken_over]

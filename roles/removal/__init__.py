@@ -4,10 +4,11 @@ from pyinfra import host
 from pyinfra.api import deploy
 from pyinfra.operations import files
 
+from flexi.operations.failover import KEEPALIVED, OURS
 from flexi.operations.packages import unheld_but
 from flexi.operations.retiring import forgotten, retired
 from flexi.plan.model import HostPlan
-from roles.base import HOSTS_MARKER
+from roles.base import GATEWAY_MARK, HOSTS_MARKER
 
 SERVICES = (
     "flexi-agent.service",
@@ -52,7 +53,9 @@ STORES = "/var/lib/ollama"
 
 @deploy("Removal")
 def stop(plan: HostPlan) -> None:
-    """What interrupts service: the instances, once the gateway sends nothing more."""
+    """What interrupts service: a gateway once the other one has the address, instances once it sends nothing more."""
+    retired(name=f"Stop {KEEPALIVED}", pattern=KEEPALIVED, keep=(), only_with=OURS)
+    retired(name="Stop HAProxy", pattern="haproxy.service", keep=(), only_with=GATEWAY_MARK)
     retired(
         name="Stop the instances, drained before",
         pattern="ollama@*.service",

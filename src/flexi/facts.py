@@ -553,3 +553,14 @@ class GatewayCertificate(FactBase[CertificateTruth]):
             lasts="lasts" in output,
             ordered_sha256=words.get("ordered"),
         )
+
+
+class InterfaceOf(FactBase[str | None]):
+    """The network interface that has the IPv4 `address`; None where none has it."""
+
+    def command(self, address: str) -> StringCommand:
+        return StringCommand("ip", "-o", "-4", "address", "show", "to", QuoteString(address))
+
+    def process(self, output: list[str]) -> str | None:
+        """`2: eth0    inet 10.87.0.10/24 scope global eth0\\ …` (ip-address(8), -oneline)."""
+        return output[0].split()[1] if output else None

@@ -39,6 +39,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "resident" in metafunc.fixturenames:
         residents = [Resident(instance, model) for instance in plan.instances for model in instance.models]
         metafunc.parametrize("resident", residents, ids=lambda resident: resident.label)
+    if "gateway" in metafunc.fixturenames:
+        metafunc.parametrize("gateway", plan.gateway.hosts)
     if "instance" in metafunc.fixturenames:
         metafunc.parametrize("instance", plan.instances, ids=lambda instance: instance.group)
     if "route" in metafunc.fixturenames:
@@ -46,8 +48,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("route", routes, ids=lambda route: route.label)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What is not there is not checked, nor counted as skipped."""
+    if len(plan_of(config.getoption("--site")).gateway.hosts) < 2:
+        items[:] = [item for item in items if not item.get_closest_marker("two_gateways")]
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "hosts(role): run on the hosts that have this role")
+    config.addinivalue_line("markers", "two_gateways: only where the site has two")
 
 
 @pytest.fixture(scope="session")

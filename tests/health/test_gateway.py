@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from subjects import Hosts, Route
 from testinfra.host import Host
 
@@ -55,25 +56,33 @@ def test_tokens_flow(route: Route, plan: Plan, hosts: Hosts) -> None:
         )
 
 
-def test_key_needed(plan: Plan, hosts: Hosts) -> None:
-    """the gateway refuses requests without a key"""
+def test_key_needed(gateway: str, plan: Plan, hosts: Hosts) -> None:
+    """{gateway} refuses requests without a key"""
     model = plan.gateway.backends[0].model
-    status, text = ask(hosts[plan.gateway.host], plan, "/api/generate", {"model": model, "prompt": "x"})
+    status, text = ask(hosts[gateway], plan, "/api/generate", {"model": model, "prompt": "x"})
     assert status == 401, f"status {status} without a key: {text[:100]}"
 
 
-def test_management_closed(plan: Plan, hosts: Hosts) -> None:
-    """the gateway keeps model management closed"""
-    target = hosts[plan.gateway.host]
+def test_management_closed(gateway: str, plan: Plan, hosts: Hosts) -> None:
+    """{gateway} keeps model management closed"""
+    target = hosts[gateway]
     for path in ("/api/pull", "/api/create", "/api/copy", "/api/push"):
         status, _ = ask(target, plan, path, {"model": "flexi-health-probe"}, f"-H {HEALTH_HEADER}")
         assert status in (403, 404), f"{path} answers {status}: models could be changed by anyone with a key"
 
 
-def test_lists(plan: Plan, hosts: Hosts) -> None:
-    """the gateway lists every model of the site once"""
-    status, text = ask(hosts[plan.gateway.host], plan, "/api/tags", None, f"-H {HEALTH_HEADER}")
+def test_lists(gateway: str, plan: Plan, hosts: Hosts) -> None:
+    """{gateway} lists every model of the site once"""
+    status, text = ask(hosts[gateway], plan, "/api/tags", None, f"-H {HEALTH_HEADER}")
     assert status == 200, f"status {status}: {text[:100]}"
     names = [model["name"] for model in json.loads(text)["models"]]
     wanted = sorted(backend.model for backend in plan.gateway.backends)
     assert sorted(names) == wanted, f"listed {', '.join(sorted(names))}; planned {', '.join(wanted)}"
+
+
+@pytest.mark.two_gateways
+def test_floating_address(plan: Plan, hosts: Hosts) -> None:
+    """one gateway, and only one, has the address that users reach"""
+    look = f"ip -o -4 address show to {plan.gateway.address}"
+    having = [name for name in plan.gateway.hosts if hosts[name].check_output(look)]
+    assert len(having) == 1, f"{' and '.join(having) or 'none'} of {' and '.join(plan.gateway.hosts)} has it"

@@ -70,7 +70,7 @@ def test_closed(instance: InstancePlan, plan: Plan, hosts: Hosts) -> None:
         if is_open(address, instance.port):
             open_from.append("this machine")
     for other in plan.hosts:
-        if other.name in (instance.host, plan.gateway.host) or hosts.trouble(other.name):
+        if other.name in (instance.host, *plan.gateway.hosts) or hosts.trouble(other.name):
             continue
         asked.append(other.name)
         if hosts[other.name].run(connect(host.ssh.address, instance.port)).rc == 0:

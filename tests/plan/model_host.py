@@ -249,6 +249,9 @@ class ModelHost:
         entry = self.files.get(path)
         return hashlib.sha256(entry.content).hexdigest() if entry else None
 
+    def _fact_interface_of(self, address: str) -> str:
+        return "eth0"
+
     def _fact_gateway_certificate(self, path: str) -> own.CertificateTruth:
         entry, lineage = self.files.get(path), self.files.get("/etc/letsencrypt/live/flexi/fullchain.pem")
         content = entry.content if entry else b""

@@ -202,23 +202,24 @@ def test_a_bare_gateway_and_the_same_afterwards(platform: str, deploy: Deploy, t
     compare(f"{platform}_gateway", "\n".join(map(str, first.lines)) + "\n")
 
 
-TLS = {
+SHAPES = {
     "files": "tls: {certificate: gateway.pem, key: gateway.key}",
     "acme": "tls: {acme: {email: flexi@example.edu, account: account.json}}",
     "self-signed": "tls: {self_signed: true}",
+    "pair": "standby: one, floating_address: 192.0.2.9",
 }
 
 
-@pytest.mark.parametrize("source", TLS)
-def test_a_gateway_with_tls_and_the_same_afterwards(source: str, deploy: Deploy, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_gateway_of_each_shape_and_the_same_afterwards(shape: str, deploy: Deploy, tmp_path: Path) -> None:
     (tmp_path / "gateway.pem").write_text("certificate\n")
     (tmp_path / "gateway.key").write_text("key\n")
     (tmp_path / "account.json").write_text('{"kid": "k1", "hmac_key": "c2VjcmV0"}')
-    here = case(tmp_path, "ubuntu-22.04", "535-server", None, "two", TLS[source])
+    here = case(tmp_path, "ubuntu-22.04", "535-server", None, "two", SHAPES[shape])
     first = deploy(here.plan, here.host, here.bare)
     assert first.announced == first.changed
     assert deploy(here.plan, here.host, here.bare).changed == []
-    compare(f"ubuntu-22.04_gateway_{source}", "\n".join(map(str, first.lines)) + "\n")
+    compare(f"ubuntu-22.04_gateway_{shape}", "\n".join(map(str, first.lines)) + "\n")
 
 
 RENEWED = {
@@ -232,7 +233,7 @@ def test_what_a_lost_certificate_makes_of_the_next_deploy(source: str, deploy: D
     (tmp_path / "gateway.pem").write_text("certificate\n")
     (tmp_path / "gateway.key").write_text("key\n")
     (tmp_path / "account.json").write_text('{"kid": "k1", "hmac_key": "c2VjcmV0"}')
-    here = case(tmp_path, "ubuntu-22.04", "535-server", None, "two", TLS[source])
+    here = case(tmp_path, "ubuntu-22.04", "535-server", None, "two", SHAPES[source])
     deploy(here.plan, here.host, here.bare)
     here.bare.files["/etc/haproxy/flexi/gateway.pem"] = File(b"another")
     again = deploy(here.plan, here.host, here.bare)
@@ -243,10 +244,10 @@ def test_an_own_certificate_is_safe_from_certbots_hook(deploy: Deploy, tmp_path:
     (tmp_path / "gateway.pem").write_text("certificate\n")
     (tmp_path / "gateway.key").write_text("key\n")
     (tmp_path / "account.json").write_text('{"kid": "k1", "hmac_key": "c2VjcmV0"}')
-    ordered = case(tmp_path, "ubuntu-22.04", "535-server", None, "two", TLS["acme"])
+    ordered = case(tmp_path, "ubuntu-22.04", "535-server", None, "two", SHAPES["acme"])
     deploy(ordered.plan, ordered.host, ordered.bare)
     assert ordered.bare.files["/etc/flexi/certbot.ini"].mode == 600
-    own = case(tmp_path, "ubuntu-22.04", "535-server", None, "two", TLS["files"])
+    own = case(tmp_path, "ubuntu-22.04", "535-server", None, "two", SHAPES["files"])
     deploy(own.plan, own.host, ordered.bare)
     assert ordered.bare.files["/etc/haproxy/flexi/gateway.pem"].content == b"certificate\nkey\n"
     assert "/etc/flexi/certbot.ini" not in ordered.bare.files
@@ -403,7 +404,7 @@ def test_drift(platform: str, branch: str, deploy: Deploy, tmp_path: Path) -> No
 
 def test_every_golden_file_is_of_a_case() -> None:
     cases = {f"{p}_{b}" + (f"_cuda-{c}" if c else "") for p, b, c in COMBINATIONS}
-    cases |= {f"ubuntu-22.04_gateway_{source}" for source in TLS}
+    cases |= {f"ubuntu-22.04_gateway_{shape}" for shape in SHAPES}
     cases |= {f"{p}_gateway" for p in PLATFORMS} | {f"{p}_{b}_drift" for p, b in CONVERGED}
     assert {path.stem for path in GOLDEN.glob("*.txt")} == cases
 

@@ -47,7 +47,8 @@ class FakeHosts(dict[str, FakeHost]):
 @pytest.fixture
 def checks(monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config) -> Callable[[str], Any]:
     """`checks("test_hosts")` is that module of tests/health."""
-    pytestconfig.addinivalue_line("markers", "hosts(role): as in tests/health/conftest.py")
+    for marker in ("hosts(role)", "two_gateways"):
+        pytestconfig.addinivalue_line("markers", f"{marker}: as in tests/health/conftest.py")
     monkeypatch.syspath_prepend(ROOT / "tests/health")
     return importlib.import_module
 

@@ -8,7 +8,17 @@ import jinja2
 import pytest
 
 from flexi.paths import ROOT
-from flexi.plan.model import Backend, BackendServer, Consumer, FirewallRule, GatewayPlan, Grant, LedgerPlan
+from flexi.plan.model import (
+    Backend,
+    BackendServer,
+    Consumer,
+    FirewallRule,
+    GatewayHostPlan,
+    GatewayPlan,
+    Grant,
+    LedgerPlan,
+    PeerPlan,
+)
 from flexi.rendering import render
 
 TEMPLATES = sorted(path.relative_to(ROOT / "templates") for path in (ROOT / "templates").rglob("*.j2"))
@@ -21,7 +31,7 @@ def test_a_missing_value_is_an_error(template: object) -> None:
 
 
 GATEWAY = GatewayPlan(
-    host="gateway",
+    hosts=("gateway",),
     address="192.0.2.1",
     name="flexi.example.org",
     port=8080,
@@ -56,9 +66,11 @@ GATEWAY = GatewayPlan(
     consumers=(Consumer(name="moodle", class_name="default", grants=(Grant(sha256="ab" * 32),)),),
 )
 
+HERE = GatewayHostPlan(packages=("haproxy",), peers=(PeerPlan(name="gateway", address="127.0.0.1"),), peers_port=11431)
+
 
 def haproxy(gateway: GatewayPlan = GATEWAY) -> str:
-    return render("gateway/haproxy.cfg.j2", gateway=gateway, maps="/etc/haproxy/flexi")
+    return render("gateway/haproxy.cfg.j2", gateway=gateway, here=HERE, name="gateway", maps="/etc/haproxy/flexi")
 
 
 def test_each_server_takes_what_its_instance_runs_at_once() -> None:
@@ -148,8 +160,11 @@ def test_firewall_rules_by_address_family() -> None:
         FirewallRule(port=22, sources=(), purpose="SSH"),
         FirewallRule(port=11434, sources=("192.0.2.1", "2001:db8::/32", "198.51.100.0/24"), purpose="Ollama"),
     )
-    lines = [line.strip() for line in render("firewall/firewall.nft.j2", rules=rules).splitlines()]
+    lines = [
+        line.strip() for line in render("firewall/firewall.nft.j2", rules=rules, vrrp_from=("192.0.2.9",)).splitlines()
+    ]
     assert 'tcp dport 22 accept comment "SSH"' in lines
     assert 'ip saddr { 192.0.2.1, 198.51.100.0/24 } tcp dport 11434 accept comment "Ollama"' in lines
     assert 'ip6 saddr { 2001:db8::/32 } tcp dport 11434 accept comment "Ollama"' in lines
+    assert 'ip saddr { 192.0.2.9 } meta l4proto 112 accept comment "VRRP; by number as above"' in lines
     assert not [line for line in lines if line.startswith("tcp dport 11434")], "the Ollama port is open to everyone"

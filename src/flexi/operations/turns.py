@@ -17,8 +17,12 @@ from pyinfra.api.state import State
 
 from flexi.operations.refusal import refuse
 
-_UNDER_WAY: WeakKeyDictionary[State, dict[str, int]] = WeakKeyDictionary()
-"""For each run, the turns of the hosts that have begun theirs and not ended it."""
+INSTANCES = "instances"
+GATEWAYS = "gateways"
+"""The two rows of turns: a host without a GPU does not keep a gateway from its turn, nor the other way round."""
+
+_UNDER_WAY: WeakKeyDictionary[State, dict[str, dict[str, int]]] = WeakKeyDictionary()
+"""For each run and row, the turns of the hosts that have begun theirs and not ended it."""
 
 
 def turns(hosts: Sequence[str]) -> range:
@@ -32,11 +36,11 @@ def turn_number(name: str, hosts: Sequence[str], serving: bool) -> int:
 
 
 @operation()
-def turn_begun(number: int, mine: int) -> Generator[FunctionCommand, None, None]:
+def turn_begun(number: int, mine: int, row: str = INSTANCES) -> Generator[FunctionCommand, None, None]:
     """Wait for all hosts of lower numbers. Where it is this host's own turn and one of those has not come back right,
     fail it untouched."""
     if host.state.is_executing and number == mine:
-        under_way = _UNDER_WAY.setdefault(host.state, {})
+        under_way = _row(host, row)
         stuck = [name for name, turn in under_way.items() if turn < number]
         if stuck:
             yield refuse(
@@ -48,6 +52,10 @@ def turn_begun(number: int, mine: int) -> Generator[FunctionCommand, None, None]
     host.noop("the hosts before are well")
 
 
-def end_turn(host: Host) -> None:
+def end_turn(host: Host, row: str = INSTANCES) -> None:
     """The host is as it should be: the next turn may begin. For an operation that has seen it."""
-    _UNDER_WAY.setdefault(host.state, {}).pop(host.name, None)
+    _row(host, row).pop(host.name, None)
+
+
+def _row(host: Host, row: str) -> dict[str, int]:
+    return _UNDER_WAY.setdefault(host.state, {}).setdefault(row, {})

@@ -13,7 +13,8 @@ from . import maintenance, platforms, ports
 from .consumers import HEALTH_CLASS, consumer_class
 from .environment import instance_environment
 from .fit import Fit, Load
-from .gateway_tls import gateway_packages, http_rules, tls_plan
+from .gateway_tls import http_rules, tls_plan
+from .gateways import gateway_host, peer_rules, vrrp_sources
 from .model import (
     AgentPlan,
     AptSourcePlan,
@@ -25,7 +26,6 @@ from .model import (
     DriverPlan,
     FirewallPlan,
     FirewallRule,
-    GatewayHostPlan,
     GatewayPlan,
     HostPlan,
     InstancePlan,
@@ -70,7 +70,7 @@ def build_plan(site: Site) -> Plan:
 
 
 def _host(site: Site, name: str, host: Host) -> HostPlan:
-    is_gateway = name == site.content.gateway.host
+    is_gateway = name in site.gateways
     runs_ollama = host.gpus is not None
     roles: list[RoleName] = ["base", "firewall"]
     if runs_ollama:
@@ -92,11 +92,11 @@ def _host(site: Site, name: str, host: Host) -> HostPlan:
         gpu_model=host.gpus.model if host.gpus else None,
         gpu_count=host.gpus.count if host.gpus else 0,
         base=_base(site, name, host),
-        firewall=_firewall(site, host, is_gateway),
+        firewall=_firewall(site, name, host),
         driver=_driver(site, host) if runs_ollama else None,
         cuda=_cuda(site, host) if runs_ollama and host.cuda else None,
         ollama=_ollama(site, name, host) if runs_ollama else None,
-        gateway=GatewayHostPlan(packages=gateway_packages(site)) if is_gateway else None,
+        gateway=gateway_host(site, name) if is_gateway else None,
         agent=AgentPlan(check_port=ports.AGENT_CHECK, interval_s=AGENT_INTERVAL_S) if runs_ollama else None,
         environment=proxy.environment if proxy else (),
         maintenance=MaintenancePlan(
@@ -196,24 +196,25 @@ def _sources_file(site: Site, name: str) -> str:
     return f"{directory}/flexi-{name}.sources"
 
 
-def _firewall(site: Site, host: Host, is_gateway: bool) -> FirewallPlan:
+def _firewall(site: Site, name: str, host: Host) -> FirewallPlan:
     content = site.content
     rules = [FirewallRule(port=content.ssh.port, sources=content.ssh.allow_from, purpose="SSH")]
-    if is_gateway:
+    if name in site.gateways:
         sources = content.gateway.allow_from
         rules += [FirewallRule(port=site.users_port, sources=sources, purpose="gateway"), *http_rules(site)]
+        rules += peer_rules(site, name)
     if host.gpus:
-        only_gateway = (site.gateway.address,)
-        rules.append(FirewallRule(port=ports.AGENT_CHECK, sources=only_gateway, purpose="agent check"))
+        only_gateways = tuple(gateway.address for gateway in site.gateways.values())
+        rules.append(FirewallRule(port=ports.AGENT_CHECK, sources=only_gateways, purpose="agent check"))
         rules += [
-            FirewallRule(port=port, sources=only_gateway, purpose=f"Ollama {group}")
+            FirewallRule(port=port, sources=only_gateways, purpose=f"Ollama {group}")
             for group, port in _instance_ports(host).items()
         ]
     rules += [
         FirewallRule(port=allowed.port, sources=allowed.sources, purpose=allowed.purpose)
         for allowed in (*content.firewall.allow, *host.firewall.allow)
     ]
-    return FirewallPlan(rules=tuple(rules))
+    return FirewallPlan(rules=tuple(rules), vrrp_from=vrrp_sources(site, name))
 
 
 def _instance_ports(host: Host) -> dict[str, int]:
@@ -337,7 +338,7 @@ def _fit(site: Site, host: Host, group: Group) -> Fit:
 
 def _origins(site: Site) -> tuple[str, ...]:
     port = site.users_port
-    names = dict.fromkeys((site.content.gateway.name, site.gateway.address))
+    names = dict.fromkeys((site.content.gateway.name, site.users_address))
     default = {"http": 80, "https": 443}
     return tuple(
         f"{scheme}://{name}" + ("" if port in (80, 443, default[scheme]) else f":{port}")
@@ -375,8 +376,8 @@ def _source(site: Site, name: str) -> tuple[str, bool]:
 def _gateway(site: Site) -> GatewayPlan:
     gateway = site.content.gateway
     return GatewayPlan(
-        host=gateway.host,
-        address=site.gateway.address,
+        hosts=tuple(site.gateways),
+        address=site.users_address,
         name=gateway.name,
         port=site.users_port,
         catalogue_port=ports.CATALOGUE,

@@ -25,11 +25,6 @@ def http_rules(site: Site) -> Iterator[FirewallRule]:
         yield FirewallRule(port=site.http_port, sources=sources, purpose="gateway, HTTP")
 
 
-def gateway_packages(site: Site) -> tuple[str, ...]:
-    tls = site.content.gateway.tls
-    return ("haproxy", *(("openssl",) if tls else ()), *(("certbot",) if tls and tls.acme else ()))
-
-
 def tls_plan(site: Site) -> TlsPlan | None:
     tls = site.content.gateway.tls
     if tls is None:
@@ -37,7 +32,7 @@ def tls_plan(site: Site) -> TlsPlan | None:
     acme = _acme(site, tls.acme) if tls.acme else None
     return TlsPlan(
         source="acme" if acme else "self-signed" if tls.self_signed else "files",
-        names=tuple(_subject(name) for name in dict.fromkeys((site.content.gateway.name, site.gateway.address))),
+        names=tuple(_subject(name) for name in dict.fromkeys((site.content.gateway.name, site.users_address))),
         certificate=site.beside(tls.certificate),
         key=site.beside(tls.key),
         acme=acme,

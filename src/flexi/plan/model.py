@@ -157,6 +157,8 @@ class FirewallRule(_Frozen):
 
 class FirewallPlan(_Frozen):
     rules: tuple[FirewallRule, ...]
+    vrrp_from: tuple[str, ...] = ()
+    """Addresses that VRRP (protocol 112, RFC 5798) is taken from."""
 
 
 class DriverPlan(_Frozen):
@@ -286,10 +288,35 @@ class MaintenancePlan(_Frozen):
     """How long answers that are being written may take to end before their instance is stopped."""
 
 
+class PeerPlan(_Frozen):
+    """A gateway as the others know it."""
+
+    name: str
+    address: str
+
+
+class FailoverPlan(_Frozen):
+    """How a gateway shares an address with another one (VRRP, by keepalived)."""
+
+    address: str
+    """The floating one."""
+    own_address: str
+    peer_address: str
+    priority: int
+    """The higher one takes the address where nobody has it yet."""
+    router_id: int
+
+
 class GatewayHostPlan(_Frozen):
     """What a host needs to be a gateway; what all gateways have in common stands in GatewayPlan."""
 
     packages: tuple[str, ...]
+    peers: tuple[PeerPlan, ...]
+    """All gateways, this one among them: they tell each other what consumers have used. One that is alone tells itself,
+    over a reload."""
+    peers_port: int
+    failover: FailoverPlan | None = None
+    """None where there is one gateway only."""
 
 
 class HostPlan(_Frozen):
@@ -437,8 +464,10 @@ class LedgerPlan(_Frozen):
 
 
 class GatewayPlan(_Frozen):
-    host: str
+    hosts: tuple[str, ...]
+    """The first one, and its standby where there is one. They are changed in the opposite order."""
     address: str
+    """The one that users reach: the floating one of two gateways."""
     name: str
     """The public host name, for URLs that people are shown."""
     port: int
@@ -471,6 +500,11 @@ class GatewayPlan(_Frozen):
     """None where the gateway speaks plain HTTP."""
 
     @property
+    def host(self) -> str:
+        """The first one."""
+        return self.hosts[0]
+
+    @property
     def anonymous_class(self) -> str:
         return ANONYMOUS_CLASS
 
@@ -492,6 +526,15 @@ class GatewayPlan(_Frozen):
     @property
     def reserved_priority(self) -> int:
         return RESERVED_PRIORITY
+
+    @property
+    def scheme(self) -> str:
+        return "https" if self.tls else "http"
+
+    @property
+    def loopback_url(self) -> str:
+        """The users' port as the gateway itself reaches it; a certificate is none for this address."""
+        return f"{self.scheme}://127.0.0.1:{self.port}/"
 
     @property
     def url(self) -> str:

@@ -10,6 +10,8 @@ HTTP = 80
 HTTPS = 443
 ACME_RESPONDER = 11430
 """On the gateway's loopback, while certbot is asked: where it answers an ACME authority."""
+PEERS = 11431
+"""Where gateways tell each other what consumers have used."""
 CATALOGUE = 11432
 """On the gateway's loopback."""
 METRICS = 8405
@@ -25,8 +27,13 @@ def taken(groups: int, *, has_gpus: bool, is_gateway: bool) -> dict[int, str]:
     """
     ports: dict[int, str] = {}
     if is_gateway:
-        ports |= {ACME_RESPONDER: "certbot", CATALOGUE: "flexi's catalogue", METRICS: "HAProxy's metrics"}
-        ports[LEDGER] = "flexi's ledger"
+        ports |= {
+            ACME_RESPONDER: "certbot",
+            PEERS: "the gateways' peers",
+            CATALOGUE: "flexi's catalogue",
+            METRICS: "HAProxy's metrics",
+            LEDGER: "flexi's ledger",
+        }
     if has_gpus:
         ports[AGENT_CHECK] = "flexi-agent"
     for index in range(groups):

@@ -42,7 +42,7 @@ class _Page:
 
     def _host(self, host: HostPlan, plan: Plan) -> RenderableType:
         title = Text.assemble((host.name, "bold cyan"), f"  {host.ssh.address}  {host.platform}")
-        if host.name == plan.gateway.host:
+        if host.name in plan.gateway.hosts:
             title.append("  gateway", style="magenta")
         facts = []
         if host.gpu_count:
@@ -119,7 +119,7 @@ class _Page:
 
     def _gateway(self, plan: Plan) -> RenderableType:
         gateway = plan.gateway
-        title = Text.assemble(("gateway", "bold magenta"), f"  {gateway.url}  on {gateway.host}")
+        title = Text.assemble(("gateway", "bold magenta"), f"  {gateway.url}  on {' and '.join(gateway.hosts)}")
         table = Table(box=None, pad_edge=False, show_edge=False)
         table.add_column("model", overflow="fold")
         table.add_column("instance", overflow="fold")

@@ -120,6 +120,23 @@ class Gateway(Section):
     """The one Ollama API in front of all instances."""
 
     host: HostName = Field(description="Which of `hosts` it runs on; a GPU host will do.", examples=["gateway"])
+    standby: HostName | None = Field(
+        default=None,
+        description="A second host for the gateway, which takes over when the first fails. Needs `floating_address`.",
+        examples=["gateway-2"],
+    )
+    floating_address: Annotated[str, AfterValidator(names.address)] | None = Field(
+        default=None,
+        description="IPv4 address that the two gateways share, in the network of both; `name` leads to it.",
+        examples=["192.0.2.10"],
+    )
+    vrrp_id: int = Field(
+        default=51,
+        ge=1,
+        le=255,
+        description="Number of the pair in its network (VRRP, RFC 5798); no other pair there may have it.",
+        examples=[51],
+    )
     name: Annotated[str, AfterValidator(names.gateway_name)] = Field(
         description="Public name, as users type it.", examples=["flexi.example.edu"]
     )

@@ -9,6 +9,7 @@ from flexi.plan import platforms, ports
 
 from .document import Path
 from .findings import Problem, nearest, shown, suggestion
+from .pair_rules import pair_problems
 from .schema import Firewall, Group, Host
 from .site import Site
 from .tls_rules import tls_problems
@@ -18,7 +19,7 @@ def problems(site: Site) -> list[Problem]:
     """Everything that keeps `site` from being deployed."""
     found: list[Problem] = []
     rules = (_gateway, _addresses, _driver, _toolkits, _mirrors, _apt, _cards, _groups, _models, _ports, _firewall)
-    for rule in (*rules, _aliases, _classes, tls_problems):
+    for rule in (*rules, _aliases, _classes, pair_problems, tls_problems):
         found.extend(rule(site))
     # Whether the models fit is only worth saying when cards and models are known and told apart.
     return found or list(_room(site))
@@ -169,7 +170,7 @@ def _cards(site: Site) -> Iterator[Problem]:
         if host.gpus is None:
             if host.groups:
                 yield Problem(("hosts", name, "groups"), "need cards", f"add hosts.{name}.gpus", at_key=True)
-            elif name != site.content.gateway.host:
+            elif name not in site.gateways:
                 remedy = f"add gpus and groups, or name it in gateway.host, or remove {name}"
                 yield Problem(("hosts", name), "has neither GPUs nor the gateway: nothing to do", remedy, at_key=True)
             continue
@@ -262,12 +263,12 @@ def _classes(site: Site) -> Iterator[Problem]:
 
 
 def _ports(site: Site) -> Iterator[Problem]:
-    gateway, ssh = site.content.gateway, site.content.ssh
-    if gateway.host in site.content.hosts:
+    ssh = site.content.ssh
+    for name in site.gateways:
         port = site.users_port
-        taken = {ssh.port: "SSH", **_own_ports(site, gateway.host)}
+        taken = {ssh.port: "SSH", **_own_ports(site, name)}
         if port in taken:
-            reason = f"is taken by {taken[port]} on {gateway.host}"
+            reason = f"is taken by {taken[port]} on {name}"
             yield Problem(("gateway", "port"), reason, "choose another, e.g. 80", shown(port))
     for name in site.content.hosts:
         own = _own_ports(site, name)
@@ -279,7 +280,7 @@ def _ports(site: Site) -> Iterator[Problem]:
 
 def _own_ports(site: Site, name: str) -> dict[int, str]:
     host = site.content.hosts[name]
-    is_gateway = name == site.content.gateway.host
+    is_gateway = name in site.gateways
     return ports.taken(len(host.groups), has_gpus=host.gpus is not None, is_gateway=is_gateway)
 
 
@@ -302,7 +303,7 @@ def _closed(site: Site, name: str, port: int) -> tuple[str, str] | None:
     content = site.content
     if port == content.ssh.port:
         return "is SSH's, which is open already", "set ssh.allow_from"
-    if name == content.gateway.host and port in (site.users_port, site.http_port):
+    if name in site.gateways and port in (site.users_port, site.http_port):
         return "is the gateway's, which is open already", "set gateway.allow_from"
     owner = _own_ports(site, name).get(port)
     if owner:

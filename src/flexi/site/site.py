@@ -50,6 +50,18 @@ class Site:
         return self.content.hosts[self.content.gateway.host]
 
     @property
+    def gateways(self) -> dict[str, Host]:
+        """The hosts that are gateways, by name: the first one, and its standby."""
+        gateway = self.content.gateway
+        names = (gateway.host, gateway.standby) if gateway.standby else (gateway.host,)
+        return {name: self.content.hosts[name] for name in names if name in self.content.hosts}
+
+    @property
+    def users_address(self) -> str:
+        """The address that users reach."""
+        return self.content.gateway.floating_address or self.gateway.address
+
+    @property
     def users_port(self) -> int:
         """The port that users reach."""
         gateway = self.content.gateway

@@ -49,6 +49,9 @@ def _acme(site: Site, tls: Tls) -> Iterator[Problem]:
     if is_address(name) or "." not in name:
         reason = "is no name that an ACME authority certifies"
         yield Problem(("gateway", "name"), reason, "write a name with its domain, e.g. flexi.example.edu", shown(name))
+    if site.content.gateway.standby:
+        reason = "orders for one gateway only: the authority asks where the floating address is"
+        yield Problem((*HERE, "acme"), reason, "bring the certificate with certificate and key", at_key=True)
     if tls.http != "redirect":
         remedy = "remove it: the ACME authority asks on port 80, and keys have no business there"
         yield Problem((*HERE, "http"), "does not go with acme", remedy, shown(tls.http))
