@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from lab_site import Site, until
+from lab_site import Figure, Site, until
 
 NARROW = "phi3:3.8b"
 """Answers one at a time in the lab's site (`parallel: 1`), at 127 tokens a second."""
@@ -193,13 +193,13 @@ def test_what_a_model_is_needs_no_place(site: Site) -> None:
         assert json.loads(text)["details"]
 
 
-def test_a_client_that_goes_frees_its_place_at_the_instance(site: Site) -> None:
+def test_a_client_that_goes_frees_its_place_at_the_instance(site: Site, figure: Figure) -> None:
     with busy(site):
         pass
     start = time.monotonic()
     short(site)
     seconds = time.monotonic() - start
-    print(f"gateway: a place was free {seconds:.2f} s after its client had gone")
+    figure(f"a place was free {seconds:.2f} s after its client had gone")
     assert seconds < 0.25 * LONG / 127, "the answer that nobody reads went on"
 
 

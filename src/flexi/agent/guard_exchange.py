@@ -1,6 +1,6 @@
 """One request through the guard: read it whole, judge it, pass it on, relay the answer as it comes.
 
-Two protocols hold hands: `Exchange` on the connection from HAProxy's edge, `Upstream` on the one to its inner front
+Two peers hold hands: `Exchange` on the connection from HAProxy's edge, `Upstream` on the one to its inner front
 end. Nothing of an answer is parsed but its head; a reader that is slow stops the sender.
 """
 
@@ -15,12 +15,12 @@ from enum import Enum
 
 from . import guard_dialect, guard_policy
 from .guard_accounts import Accounts
+from .guard_channel import READ_BYTES, Channel
 from .guard_config import GuardConfig, Model
 from .guard_dialect import Refusal
 from .guard_http import END_OF_HEAD, LAST_CHUNK, MAX_HEAD_BYTES, BadHttp, Body, Head, TooLarge, parse_head, write_head
 from .guard_tokens import Tail
 
-READ_BYTES = 64 * 1024
 CONNECT_AGAIN_S = 0.01
 CONNECT_S = 5.0
 """HAProxy's inner front end accepts within this time, or the gateway is out of order."""
@@ -100,17 +100,15 @@ class Worker:
     """Called when the last exchange has ended."""
 
 
-class Exchange(asyncio.BufferedProtocol):
+class Exchange:
     """The side of the client."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, sock: socket.socket) -> None:
         self.worker = worker
         self.config = worker.config  # a reload is for the next request
-        self._transport: asyncio.Transport | None = None
         self._head_bytes = bytearray()
         self._head: Head | None = None
         self._body: Body | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self._upstream: Upstream | None = None
         self._held = 0
         self._order: guard_policy.Order | None = None
@@ -131,23 +129,22 @@ class Exchange(asyncio.BufferedProtocol):
         self.queue_ms: int | None = None
         self.group: str | None = None
         self.tail = Tail()
+        worker.open.add(self)
+        self._timer: asyncio.TimerHandle | None = worker.loop.call_later(self.config.body_timeout_s, self._too_slow)
+        self._channel: Channel | None = Channel(worker.loop, sock, self, worker.buffer)
 
     # -- the connection
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self.worker.open.add(self)
-        self._timer = self.worker.loop.call_later(self.config.body_timeout_s, self._too_slow)
+    def begin_reading(self) -> None:
+        """What HAProxy has to say comes with the connection, mostly."""
+        if self._channel is not None:
+            self._channel.read()
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self.worker.buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
+    def received(self, data: bytes) -> None:
         if self._lingering:
             return
         try:
-            self._feed(bytes(self.worker.buffer[:nbytes]))
+            self._feed(data)
         except Refusal as refusal:
             self._refuse(refusal)
         except BadHttp as error:
@@ -155,12 +152,9 @@ class Exchange(asyncio.BufferedProtocol):
         except TooLarge:
             self._refuse(_too_large(self.config))
 
-    def eof_received(self) -> bool:
-        # HAProxy ends its side only when its client is gone (option abortonclose).
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
+    def lost(self) -> None:
+        # Also where HAProxy has ended its side only: it does so when its client is gone (option abortonclose).
+        self._channel = None
         self._stop_timer()
         self._release()
         if self._upstream is not None:
@@ -273,7 +267,7 @@ class Exchange(asyncio.BufferedProtocol):
     # -- the instance
 
     def _connect(self, until: float) -> None:
-        if self._transport is None:
+        if self._channel is None:
             return
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
@@ -289,14 +283,9 @@ class Exchange(asyncio.BufferedProtocol):
             return
         self._attempts += 1
         self._asked = self.worker.loop.time()
-        upstream = self._upstream = Upstream(self)
-        task = self.worker.loop.create_task(self.worker.loop.create_connection(lambda: upstream, sock=sock))
-        upstream.opening = task  # the loop itself holds tasks weakly
-
-    def request(self) -> tuple[bytes, bytes]:
-        """Head and body for the instance."""
         assert self._order is not None
-        return self._request, self._order.body
+        self._upstream = Upstream(self, sock)
+        self._upstream.ask(self._request, self._order.body)
 
     @property
     def model(self) -> Model:
@@ -305,7 +294,7 @@ class Exchange(asyncio.BufferedProtocol):
 
     def failed(self, upstream: Upstream, why: Failure) -> None:
         """An attempt ended before its answer began; what has reached nobody is tried again without counting."""
-        if upstream is not self._upstream or self._transport is None:
+        if upstream is not self._upstream or self._channel is None:
             return
         self._upstream = None
         now = self.worker.loop.time()
@@ -325,7 +314,7 @@ class Exchange(asyncio.BufferedProtocol):
         message = words.format(model=self.model.name) + (f"; try again in {retry} s" if retry else "")
         self._refuse(Refusal(status, why.value, message, retry), end="instance")
 
-    def begin(self, status: int, head: Head) -> None:
+    def answer(self, status: int, head: Head) -> None:
         """The head of the answer is there: from here on the client gets what the instance says."""
         assert self._order is not None
         self.answering = True
@@ -359,9 +348,9 @@ class Exchange(asyncio.BufferedProtocol):
     def relay(self, data: bytes) -> None:
         self.bytes_out += len(data)
         self.tail.add(data)
-        transport = self._transport
-        if transport is not None:
-            transport.write(data)
+        channel = self._channel
+        if channel is not None:
+            channel.write(data)
 
     def ended(self, upstream: Upstream, complete: bool) -> None:
         """The instance's side is closed; what came is on its way."""
@@ -374,7 +363,7 @@ class Exchange(asyncio.BufferedProtocol):
     # -- the end
 
     def _refuse(self, refusal: Refusal, end: str = "refused") -> None:
-        if self.answering or self.status or self._transport is None:
+        if self.answering or self.status or self._channel is None:
             # Too late for words; the client sees an answer that has no end.
             self._abort()
             return
@@ -390,20 +379,20 @@ class Exchange(asyncio.BufferedProtocol):
             self._close()
             return
         self._lingering = True
-        self._transport.write_eof()
+        self._channel.end()
         self._timer = self.worker.loop.call_later(LINGER_S, self._abort)
 
     def _write(self, data: bytes) -> None:
-        if self._transport is not None:
-            self._transport.write(data)
+        if self._channel is not None:
+            self._channel.write(data)
 
     def _close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
+        if self._channel is not None:
+            self._channel.close()
 
     def _abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
+        if self._channel is not None:
+            self._channel.abort()
 
     def _tell(self, end: str) -> None:
         if self._told or not self._path:
@@ -437,39 +426,29 @@ class Exchange(asyncio.BufferedProtocol):
         )
 
 
-class Upstream(asyncio.BufferedProtocol):
+class Upstream:
     """The side of the instance: one attempt."""
 
-    def __init__(self, exchange: Exchange) -> None:
-        self.opening: asyncio.Task[object] | None = None
+    def __init__(self, exchange: Exchange, sock: socket.socket) -> None:
         self._exchange: Exchange | None = exchange
-        self._buffer = exchange.worker.buffer
-        self._transport: asyncio.Transport | None = None
         self._head_bytes: bytearray | None = bytearray()
         self._why = Failure.BROKEN
         self._error: tuple[int, Body] | None = None
         """Status and what has come of an instance's own failure; clients get its words only."""
         self._left: int | None = None
         """Bytes of the body that have not come; None where it is chunked."""
+        worker = exchange.worker
+        self._channel = Channel(worker.loop, sock, self, worker.buffer)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        if self._exchange is None:
-            transport.abort()
-            return
-        head, body = self._exchange.request()
+    def ask(self, head: bytes, body: bytes) -> None:
+        """Send the request."""
         if len(body) <= READ_BYTES:
-            transport.write(head + body)
+            self._channel.write(head + body)
         else:
-            transport.write(head)
-            transport.write(body)
+            self._channel.write(head)
+            self._channel.write(body)
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self._buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        data = bytes(self._buffer[:nbytes])
+    def received(self, data: bytes) -> None:
         if self._head_bytes is not None:
             data = self._feed_head(data)
         if not data or self._exchange is None:
@@ -481,11 +460,7 @@ class Upstream(asyncio.BufferedProtocol):
             self._left -= len(data)
         self._exchange.relay(data)
 
-    def eof_received(self) -> bool:
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
+    def lost(self) -> None:
         exchange, self._exchange = self._exchange, None
         if exchange is None:
             return
@@ -497,18 +472,21 @@ class Upstream(asyncio.BufferedProtocol):
             exchange.ended(self, exchange.tail.ends_with(LAST_CHUNK) if self._left is None else self._left == 0)
 
     def pause(self) -> None:
-        if self._transport is not None:
-            self._transport.pause_reading()
+        self._channel.pause_reading()
 
     def resume(self) -> None:
-        if self._transport is not None:
-            self._transport.resume_reading()
+        self._channel.resume_reading()
+
+    def pause_writing(self) -> None:
+        """The request is in memory already."""
+
+    def resume_writing(self) -> None:
+        """Likewise."""
 
     def abandon(self) -> None:
         """Nobody wants the answer any more: the instance shall stop."""
         self._exchange = None
-        if self._transport is not None:
-            self._transport.abort()
+        self._channel.abort()
 
     def _feed_head(self, data: bytes) -> bytes:
         """Read the head once it is there; what of the body came behind it."""
@@ -537,7 +515,7 @@ class Upstream(asyncio.BufferedProtocol):
             if self._exchange is not None:
                 self._exchange.note(head)
         elif self._exchange is not None:
-            self._exchange.begin(status, head)
+            self._exchange.answer(status, head)
         return rest
 
     def _feed_error(self, data: bytes) -> None:
@@ -549,8 +527,7 @@ class Upstream(asyncio.BufferedProtocol):
 
     def _give_up(self, why: Failure) -> None:
         self._why = why
-        if self._transport is not None:
-            self._transport.abort()
+        self._channel.abort()
 
 
 def _status(head: Head | None) -> int:

@@ -13,6 +13,7 @@ MAX_TRAILER_BYTES = 16 * 1024
 END_OF_HEAD = b"\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 
+_ONCE = frozenset({"content-length", "transfer-encoding"})
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HEX = re.compile(rb"[0-9A-Fa-f]{1,8}")
 
@@ -58,15 +59,17 @@ def parse_head(data: bytes | bytearray) -> Head:
     """`data` up to the end of the head, without it."""
     first, *rest = bytes(data).decode("latin-1").split("\r\n")
     lines = []
+    headers: dict[str, str] = {}
     for text in rest:
         name, colon, value = text.partition(":")
         if not colon or not _TOKEN.fullmatch(name):
             raise BadHttp("a header that is none")
-        lines.append((name, value.strip(" \t")))
-    headers = {name.lower(): value for name, value in lines}
-    for name in ("content-length", "transfer-encoding"):
-        if sum(1 for known, _ in lines if known.lower() == name) > 1:
-            raise BadHttp(f"{name} stands there twice")
+        value = value.strip(" \t")
+        small = name.lower()
+        if small in _ONCE and small in headers:
+            raise BadHttp(f"{small} stands there twice")
+        headers[small] = value
+        lines.append((name, value))
     if "content-length" in headers and "transfer-encoding" in headers:
         raise BadHttp("a content length beside a transfer coding")
     return Head(first, headers, tuple(lines))

@@ -43,7 +43,6 @@ class Service:
         self._accounts = Accounts(loaded.ledger, self._loop)
         self._worker = Worker(self._loop, loaded, self._accounts)
         self._ended = asyncio.Event()
-        self._opening: set[asyncio.Task[object]] = set()
 
     async def run(self) -> None:
         self._listening.setblocking(False)
@@ -69,9 +68,7 @@ class Service:
                 self._loop.call_later(FULL_S, self._accept_again)
                 return
             sock.setblocking(False)
-            task = self._loop.create_task(self._loop.connect_accepted_socket(lambda: Exchange(self._worker), sock))
-            self._opening.add(task)
-            task.add_done_callback(self._opening.discard)
+            Exchange(self._worker, sock).begin_reading()
 
     def _accept_again(self) -> None:
         if self._worker.on_idle is None:
@@ -92,9 +89,7 @@ class Service:
         self._leave_when_idle()
 
     def _leave_when_idle(self) -> None:
-        if self._opening:
-            self._loop.call_later(0.05, self._leave_when_idle)
-        elif not self._worker.open:
+        if not self._worker.open:
             self._ended.set()
 
     def _beat(self) -> None:
