@@ -8,6 +8,7 @@ import pytest
 from subjects import Hosts, Route
 from testinfra.host import Host
 
+from flexi.gateway_files import FOLLOW_KEYS, KEYS_MAP, keys_map
 from flexi.plan.model import Plan
 
 HEALTH_HEADER = "@/etc/flexi/health.header"
@@ -61,6 +62,15 @@ def test_key_needed(gateway: str, plan: Plan, hosts: Hosts) -> None:
     model = plan.gateway.backends[0].model
     status, text = ask(hosts[gateway], plan, "/api/generate", {"model": model, "prompt": "x"})
     assert status == 401, f"status {status} without a key: {text[:100]}"
+
+
+def test_keys_known(gateway: str, plan: Plan, hosts: Hosts) -> None:
+    """{gateway} knows exactly the keys of the site"""
+    target = hosts[gateway]
+    written = target.file(KEYS_MAP).content_string
+    assert written == keys_map(plan.gateway.consumers), "it has other keys than this site's file: deploy"
+    running = target.run(f"{FOLLOW_KEYS} --check")
+    assert running.rc == 0, running.stderr.strip()
 
 
 def test_management_closed(gateway: str, plan: Plan, hosts: Hosts) -> None:

@@ -242,6 +242,17 @@ def test_what_a_class_may_do_in_a_day_is_counted(site: Site, course: str) -> Non
     assert ask(site, site.key, "/api/generate", short()).status == 200, "another consumer is not concerned"
 
 
+def test_a_large_answer_has_room_for_the_headers(site: Site, course: str) -> None:
+    """HAProxy keeps so many bytes of its buffer for them, and answers with a 500 where they are too few."""
+    body = {"model": "nomic-embed-text", "input": [f"text {number}" for number in range(20)]}
+    reply = ask(site, course, "/api/embed", body, Origin=ORIGIN)
+    assert reply.status == 200
+    assert len(reply.text) > 32_000, "more than its buffer holds"
+    for of in ("-minute", "-hour", "-day", ""):
+        assert {f"x-ratelimit-{what}{of}" for what in ("limit", "remaining", "reset")} <= reply.headers.keys()
+    assert reply.headers["x-ratelimit-limit"] == "9", "the limit that is nearest"
+
+
 def test_requests_at_once_are_bounded_and_a_place_comes_back(site: Site, course: str) -> None:
     with ExitStack() as open_streams:
         streams = [Stream(site, course, 150) for _ in range(2)]

@@ -161,3 +161,12 @@ def test_without_haproxy_there_is_nobody_to_tell(tmp_path: Path, monkeypatch: py
 def test_half_a_line_is_no_map(line: str) -> None:
     with pytest.raises(MapError, match="no line of a map"):
         parse(line)
+
+
+def test_whether_haproxy_knows_the_file(haproxy: FakeHaproxy) -> None:
+    haproxy.file.write_text(f"{ADA} ada:staff\n")
+    haproxy.current = {ADA: "ada:staff"}
+    assert haproxy_map.known(haproxy.file, haproxy.path)
+    haproxy.current = {ADA: "ada:default"}
+    assert not haproxy_map.known(haproxy.file, haproxy.path)
+    assert all(command.startswith("show ") for command in haproxy.commands), "asking changes nothing"

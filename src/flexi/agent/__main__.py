@@ -70,10 +70,13 @@ def _guard_reload(asked: argparse.Namespace) -> None:
     guard.reload(asked.config, asked.pid, asked.status)
 
 
-def _keys(asked: argparse.Namespace) -> None:
+def _keys(asked: argparse.Namespace) -> str | None:
     from . import haproxy_map
 
+    if asked.check:
+        return None if haproxy_map.known(asked.map, asked.socket) else f"HAProxy knows others than {asked.map}"
     haproxy_map.follow(asked.map, asked.socket)
+    return None
 
 
 def _ledger(asked: argparse.Namespace) -> None:
@@ -123,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_guard(programs)
     keys = programs.add_parser("keys", help="make the running HAProxy know a table's file")
     keys.add_argument("--map", type=Path, default=Path("/etc/haproxy/flexi/keys.map"))
+    keys.add_argument("--check", action="store_true", help="only say whether it does")
     keys.add_argument("--socket", type=Path, default=Path("/run/haproxy/admin.sock"))
     ledger = programs.add_parser("ledger", help="keep the access log, the usage and the figures of the gateway")
     moment = programs.add_parser("now", help="say what the gateway is doing at this moment, as JSON")

@@ -35,17 +35,23 @@ def follow(file: Path, socket_path: Path, ask: Callable[[Path, str], str] | None
     for attempt in range(TRIES):
         if attempt > 1:  # the first look again comes at once: as a rule all is well then
             time.sleep(PAUSE_S)
-        wanted = parse(file.read_text(encoding="ascii"))
         # Before the look: a reload that begins later reads the file as it is now.
         settled = _state() != "reloading"
         try:
-            if _shown(ask(socket_path, f"show map {file}")) == wanted and settled:
+            if known(file, socket_path, ask) and settled:
                 return True
-            _replace(file, wanted, socket_path, ask)
+            _replace(file, parse(file.read_text(encoding="ascii")), socket_path, ask)
         except (FileNotFoundError, ConnectionRefusedError):
             if not _running():
                 return False
     raise MapError(f"HAProxy did not take {file} in {TRIES * PAUSE_S:.0f} s")
+
+
+def known(file: Path, socket_path: Path, ask: Callable[[Path, str], str] | None = None) -> bool:
+    """Whether the running HAProxy's table is what the file says. OSError where no HAProxy runs, or no file is there."""
+    return _shown((ask or haproxy_socket.ask)(socket_path, f"show map {file}")) == parse(
+        file.read_text(encoding="ascii")
+    )
 
 
 def parse(text: str) -> dict[str, str]:

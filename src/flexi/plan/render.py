@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from .model import HostPlan, InstancePlan, ModelOnInstance, Plan
+from .model import ClassPlan, HostPlan, InstancePlan, ModelOnInstance, Plan
 
 NARROW = 72
 """Columns; below this the tables leave out what is not needed to find a model."""
@@ -132,18 +132,27 @@ class _Page:
                 servers,
                 str(sum(s.max_connections for s in backend.servers)),
             )
-        consumers = ", ".join(consumer.name for consumer in gateway.consumers) or "none yet (./flexi keys add)"
+        named = [f"{consumer.name} ({consumer.class_name})" for consumer in gateway.consumers]
+        consumers = ", ".join(named) or "none yet (./flexi keys add)"
         without = ", ".join(gateway.anonymous_paths) or "nothing"
         return Group(
             title,
             _indented(table),
             _indented(Text(f"consumers: {consumers}")),
+            *(_indented(Text(f"class {rules.name}: {_rules(rules)}")) for rules in gateway.classes),
             _indented(Text(f"without a key: {without}")),
         )
 
     def _warnings(self, plan: Plan) -> RenderableType:
         lines = [Text.assemble((f"{w.where}: ", "yellow"), w.message) for w in plan.warnings]
         return Group(Text("warnings", style="bold yellow"), *(_indented(line) for line in lines))
+
+
+def _rules(rules: ClassPlan) -> str:
+    bounds = [f"{value} {name.replace('_', ' ')}" for name, value in rules.limits]
+    models = "all models" if rules.models is None else ", ".join(rules.models)
+    places = [f"from {', '.join(rules.networks)}"] if rules.networks else []
+    return "; ".join([models, ", ".join(bounds), rules.priority, *places])
 
 
 def _indented(block: RenderableType) -> Padding:
