@@ -28,7 +28,7 @@ def flexi(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]
     )
 
 
-@pytest.mark.parametrize("command", ["check", "plan", "deploy", "verify", "status", "doctor"])
+@pytest.mark.parametrize("command", ["check", "plan", "deploy", "verify", "status", "usage", "doctor"])
 def test_a_wrong_site_file_ends_every_command_with_2(tmp_path: Path, command: str) -> None:
     path = tmp_path / "uni.yaml"
     path.write_text(GOOD.replace("parallel: 1", "paralel: 1"))
@@ -126,4 +126,14 @@ def test_the_pyinfra_inventory_refuses_a_wrong_site_file(tmp_path: Path) -> None
     )
     assert done.returncode == 2
     assert f"uni.yaml:{line_of(site, 'eight')}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"), [(("--since", "soon"), "7d or 12h"), (("--csv", "--json"), "one of the two")]
+)
+def test_usage_says_what_it_takes(options: tuple[str, ...], words: str) -> None:
+    done = flexi("usage", "hagen", *options)
+    assert done.returncode == 2
+    assert words in done.stderr
     assert "Traceback" not in done.stderr

@@ -68,6 +68,13 @@ def test_haproxys_words_are_understood() -> None:
     ]
 
 
+def test_a_check_that_runs_is_no_fault() -> None:
+    """HAProxy puts a star before the last status of a check that is under way (management guide, 9.1)."""
+    running = STATISTICS.replace("L7OK", "* L7OK")
+    found: Any = gateway_now.now(lambda command: running if command == "show stat" else TABLE)
+    assert found["backends"][0]["servers"][0]["reason"] is None
+
+
 def test_without_an_agents_word_the_check_says_why() -> None:
     said = STATISTICS.replace("L7STS", "L7OK").replace(
         ",via agent : down (starting: the instance is", ",via agent : up ("

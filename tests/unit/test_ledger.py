@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -360,3 +361,16 @@ def test_questions_that_cannot_be_answered(ledger: Ledger) -> None:
 def test_a_wrong_configuration_is_named(tmp_path: Path, change: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         config(tmp_path, **change)
+
+
+def test_what_was_taken_before_the_end_is_counted(ledger: Ledger) -> None:
+    """A record and the signal to end are there at the same moment."""
+    inbox, sender = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    stop, waker = socket.socketpair()
+    with inbox, sender, stop, waker:
+        sender.send(edge(backend="edge"))
+        waker.send(b"\0")
+        ledger_server.receive(inbox, stop, ledger, lambda: None)
+        with pytest.raises(BlockingIOError):
+            inbox.recv(1)
+    assert requests(ledger) == 1
