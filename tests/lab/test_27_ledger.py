@@ -230,6 +230,19 @@ def put_everywhere(site: Site, word: str, canary: str) -> str:
     return str(answer)
 
 
+def test_no_process_that_prompts_pass_through_may_leave_a_core(site: Site) -> None:
+    """With a limit of 1 the kernel writes no file and starts no program (do_coredump in fs/coredump.c)."""
+    units = {"gateway": ["haproxy.service", "flexi-guard.service"]}
+    units |= {host.name: [i.unit for i in host.ollama.instances] for host in site.plan.hosts if host.ollama}
+    for machine, names in units.items():
+        for name in names:
+            main = f"main=$(systemctl show -p MainPID --value {name})"
+            limits = f"{main}; for pid in $main $(pgrep -P $main); do grep core /proc/$pid/limits; done"
+            found = site.ssh(machine, f"sudo sh -c '{limits}'").stdout.splitlines()
+            assert found, f"{name} has no process"
+            assert {tuple(line.split()[4:6]) for line in found} == {("1", "1")}, name
+
+
 CONTROL = "/var/lib/flexi-control"
 
 
