@@ -20,7 +20,7 @@ from lab_site import Figure, Site, flexi
 BATCH = 25
 AT_ONCE = 8
 CLASS = "fuzzer"
-ALLOWED = {bodies.ALLOWED, bodies.EMBEDDING, f"{bodies.EMBEDDING}:latest"}
+ALLOWED = {bodies.ALLOWED, bodies.OTHER_ALLOWED, bodies.EMBEDDING, f"{bodies.EMBEDDING}:latest"}
 INFERENCE = re.compile(
     r"/(api/(generate|chat|embed|embeddings|show)|v1/(chat/completions|completions|embeddings|responses))"
 )
