@@ -102,7 +102,7 @@ def install(plan: Plan, package: OperationMeta) -> None:
         name="Reload HAProxy without dropping a stream",
         what="haproxy.service",
         inputs=inputs,
-        command="systemctl reload-or-restart haproxy.service",
+        command=f"/usr/bin/python3 {PACKAGE} haproxy-reload",
         after=[config, *dialects, health, *certificates],
     )
     systemd.service(name="Start HAProxy", service="haproxy.service", running=True, enabled=True)

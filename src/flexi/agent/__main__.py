@@ -93,6 +93,12 @@ def _now(asked: argparse.Namespace) -> None:
     gateway_now.tell(LedgerConfig.load(asked.config).port, sys.stdout)
 
 
+def _haproxy_reload(asked: argparse.Namespace) -> None:
+    from . import haproxy_reload
+
+    haproxy_reload.reload(asked.socket)
+
+
 def _gpus(asked: argparse.Namespace) -> str | None:
     from . import gate
 
@@ -109,6 +115,7 @@ _PROGRAMS: Mapping[str, Callable[[argparse.Namespace], str | None]] = {
     "keys": _keys,
     "ledger": _ledger,
     "now": _now,
+    "haproxy-reload": _haproxy_reload,
     "gpus": _gpus,
 }
 """What a program returns is why it refuses; None where it is done."""
@@ -132,6 +139,8 @@ def _parser() -> argparse.ArgumentParser:
     moment = programs.add_parser("now", help="say what the gateway is doing at this moment, as JSON")
     for program in (ledger, moment):
         program.add_argument("--config", type=Path, default=Path("/etc/flexi/ledger.json"))
+    anew = programs.add_parser("haproxy-reload", help="reload HAProxy, and fail where it did not come about")
+    anew.add_argument("--socket", type=Path, default=Path("/run/haproxy/admin.sock"))
     gpus = programs.add_parser("gpus", help="fail unless all GPUs of an instance are visible")
     gpus.add_argument("--env-file", type=Path, required=True)
     return parser
