@@ -20,19 +20,16 @@ MODELS = {
     "images": "llava:13b",
     "embeddings": "nomic-embed-text",
 }
-NOT_OFFERED = {
-    ("ollama (Python)", "responses"): "OpenAI's API",
-    ("ollama (JavaScript)", "responses"): "OpenAI's API",
-    ("ChatOllama (LangChain)", "list"): "it lists no models",
-    ("ChatOllama (LangChain)", "show"): "it shows no models",
-    ("ChatOllama (LangChain)", "responses"): "OpenAI's API",
-}
-"""What a client has no call for."""
+OPENAI = tuple(client.name for client in CLIENTS if client.name.startswith("openai"))
+ONLY = {"responses": (*OPENAI, "curl"), "messages": ("curl",)}
+"""OpenAI's and Anthropic's own APIs, and who speaks them."""
+LANGCHAIN_LACKS = ("list", "show")
 PAIRS = [
     pytest.param(client, scenario, id=f"{client.name}, {scenario}")
     for client in CLIENTS
     for scenario in JUDGES
-    if (client.name, scenario) not in NOT_OFFERED
+    if client.name in ONLY.get(scenario, (client.name,))
+    and not (client.lock == "langchain" and scenario in LANGCHAIN_LACKS)
 ]
 Results = Callable[[Client], dict[str, Any]]
 AT_ONCE = 4

@@ -22,7 +22,7 @@ AT_ONCE = 8
 CLASS = "fuzzer"
 ALLOWED = {bodies.ALLOWED, bodies.OTHER_ALLOWED, bodies.EMBEDDING, f"{bodies.EMBEDDING}:latest"}
 INFERENCE = re.compile(
-    r"/(api/(generate|chat|embed|embeddings|show)|v1/(chat/completions|completions|embeddings|responses))"
+    r"/(api/(generate|chat|embed|embeddings|show)|v1/(chat/completions|completions|embeddings|responses|messages))"
 )
 OPEN = "/api/show"
 """For everyone, of every model: `anonymous` of the lab's site."""

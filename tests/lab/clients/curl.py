@@ -154,6 +154,20 @@ def responses(task: Task) -> Saw:
     }
 
 
+def messages(task: Task) -> Saw:
+    """Anthropic's API."""
+    asked = [{"role": "user", "content": task["question"]}]
+    body = {"messages": asked, "max_tokens": task["tokens"], "model": task["models"]["chat"]}
+    _, answer = call(task, "/v1/messages", body)
+    answered = lines(task, "/v1/messages", {**body, "stream": True})
+    parts = (json.loads(line[6:]) for line in answered if line.startswith("data: "))
+    return {
+        "text": answer["content"][0]["text"],
+        "answer_tokens": answer["usage"]["output_tokens"],
+        "streamed": streamed(part["delta"]["text"] for part in parts if part["type"] == "content_block_delta"),
+    }
+
+
 if __name__ == "__main__":
     run(
         {
@@ -168,5 +182,6 @@ if __name__ == "__main__":
             "errors": errors,
             "cancel": cancel,
             "responses": responses,
+            "messages": messages,
         }
     )

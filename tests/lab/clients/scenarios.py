@@ -152,6 +152,13 @@ def responses(saw: Saw, task: Saw) -> None:
     assert call["name"] == "get_weather"
 
 
+def messages(saw: Saw, task: Saw) -> None:
+    assert QUESTION in saw["text"]
+    assert saw["answer_tokens"] == TOKENS
+    assert QUESTION in saw["streamed"]["text"]
+    assert saw["streamed"]["pieces"] > TOKENS / 2
+
+
 JUDGES: dict[str, Callable[[Saw, Saw], None]] = {
     "chat": chat,
     "stream": stream,
@@ -164,4 +171,5 @@ JUDGES: dict[str, Callable[[Saw, Saw], None]] = {
     "errors": errors,
     "cancel": cancel,
     "responses": responses,
+    "messages": messages,
 }

@@ -36,6 +36,7 @@ _REQUESTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("/v1/completions", {"model": ALLOWED, "prompt": "Hi", "max_tokens": 1, "stream": True}),
     ("/v1/embeddings", {"input": "Hi", "model": EMBEDDING}),
     ("/v1/responses", {"model": ALLOWED, "input": "Hi", "max_output_tokens": 1}),
+    ("/v1/messages", {"messages": _QUESTION, "max_tokens": 1, "model": ALLOWED}),
 )
 _LIMITS = ("options", "max_tokens", "max_output_tokens")
 """Kept as they are: without them each answer takes three seconds of the model's time."""
