@@ -160,7 +160,12 @@ def test_the_catalogue_serves_and_ends_at_once(start: Any, tmp_path: Path) -> No
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with fake_ollama("llama3:8b") as ollama:
-        config = {"port": port, "instances": [{"group": "a", "url": ollama.url}], "models": ["llama3:8b"], "aliases": {}}
+        config = {
+            "port": port,
+            "instances": [{"group": "a", "url": ollama.url}],
+            "models": ["llama3:8b"],
+            "aliases": {},
+        }
         (tmp_path / "catalogue.json").write_text(json.dumps(config))
         program = start("catalogue", "--config", str(tmp_path / "catalogue.json"))
         assert program.said() == "READY=1"
