@@ -113,9 +113,9 @@ def install(plan: Plan, package: OperationMeta) -> None:
         command=FOLLOW_KEYS,
         after=[keys],
     )
-    certificate.order(gateway, CERTIFICATE)
     shared = failover.share(plan)
     failover.end(plan, [packages, *judging, reloaded, *shared])
+    certificate.order(gateway, CERTIFICATE)
 
 
 def _guard(plan: Plan, package: OperationMeta) -> list[OperationMeta]:

@@ -529,11 +529,11 @@ class GatewayCertificate(FactBase[CertificateTruth]):
 
     def command(self, path: str) -> StringCommand:
         file, lineage = shlex.quote(path), "/etc/letsencrypt/live/flexi"
-        digest = "sha256sum | cut -d' ' -f1"
+        digest = "cut -d' ' -f1"
         script = (
             f"[ ! -e {lineage}/privkey.pem ] || "
-            f'echo "ordered $(cat {lineage}/fullchain.pem {lineage}/privkey.pem | {digest})"; '
-            f'[ -e {file} ] || exit 0; echo "sha256 $({digest} <{file})"; '
+            f'echo "ordered $(cat {lineage}/fullchain.pem {lineage}/privkey.pem | sha256sum | {digest})"; '
+            f'[ -e {file} ] || exit 0; echo "sha256 $(sha256sum {file} | {digest})"; '
             f"openssl x509 -in {file} -noout -subject -issuer -nameopt RFC2253 -ext subjectAltName 2>/dev/null; "
             f"openssl x509 -in {file} -noout -checkend {30 * 86400} >/dev/null 2>&1 && echo lasts; true"
         )

@@ -406,7 +406,7 @@ class ModelHost:
     _SCRIPTS: ClassVar[Mapping[str, Callable[[ModelHost, str, re.Match[str]], None]]] = {
         r"systemctl reboot": _reboot,
         r"flexi-firewall-rollback": _firewall,
-        r"certbot certonly --quiet --config (\S+);": _order,
+        r"certbot certonly --config (\S+) >&2;": _order,
         r"umask 077; cat >\S+; mv -f \S+ (\S+)$": _secret,
         rf"mv -f {own.STAMPS}/(\S+)\.new": _stamp,
         r"apt-mark hold ([^;]+) 2>&1\)": _hold,

@@ -65,7 +65,8 @@ def certificate_ordered(settings: str, dest: str, after: Sequence[OperationMeta]
     stamp = host.get_fact(Stamp, what="certificate", inputs=(settings,))
     truth = host.get_fact(GatewayCertificate, path=dest)
     if stamp.stamped != stamp.present or not truth.ordered_sha256 or happened(after):
-        script = f"certbot certonly --quiet --config {settings}; {stamping('certificate', (settings,))}"
+        # On standard error, because that is shown of a command that fails: the authority says what it missed.
+        script = f"certbot certonly --config {settings} >&2; {stamping('certificate', (settings,))}"
         yield StringCommand("sh", "-c", QuoteString(f"set -e; {script}"))
     elif truth.ordered_sha256 != truth.sha256:
         yield StringCommand(f"RENEWED_LINEAGE={LINEAGE}", PROGRAM, "renewed")
