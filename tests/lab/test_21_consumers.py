@@ -210,6 +210,9 @@ def test_a_key_comes_in_every_way_that_clients_send_it(site: Site) -> None:
     error = openai.json["error"]
     assert isinstance(error, dict)
     assert (error["code"], bool(error["message"])) == ("invalid_api_key", True)
+    anthropic = ask(site, "wrong", "/v1/messages", short())
+    assert anthropic.status == 401
+    assert anthropic.json["type"] == "error", "as Ollama's anthropic/anthropic.go has it"
 
 
 def test_a_class_has_its_models_and_networks(site: Site, course: str) -> None:
