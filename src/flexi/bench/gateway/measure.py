@@ -44,6 +44,7 @@ CONNECTIONS, SECONDS = 32, 5.0
 SERIAL_ROUNDS, SERIAL_COUNT = 20, 25
 CHUNK_ROUNDS, CHUNK_TOKENS, CHUNK_PACE = 4, 100, 100.0
 SERVED_S = 60.0
+SETTLE_S = 5.0
 RELOADS = 5
 RELOAD_OURS = "sudo systemctl reload haproxy.service flexi-guard.service"
 Result = dict[str, Any]
@@ -213,20 +214,21 @@ class Bench:
         )
 
     def wait_until_served(self) -> None:
-        """Until the gateway answers for every model: it takes a moment to see that instances are back.
-
-        FlexiError after a minute.
+        """Until the gateway has answered for every model twice, `SETTLE_S` apart: it goes by what it saw last, and
+        needs a moment to see that instances went and are back. FlexiError after a minute.
         """
         ours = self.ours()
         count = len(ours.target.places)
         deadline = time.monotonic() + SERVED_S
+        answered = 0
         while True:
             (result,) = self._asked(Job("streams", (ours.target,), count=count, tokens=1))
-            if result["whole"] == count:
+            answered = answered + 1 if result["whole"] == count else 0
+            if answered == 2:
                 return
             if time.monotonic() > deadline:
                 raise FlexiError(f"the gateway does not answer for every model: {result['wrong']}")
-            time.sleep(1.0)
+            time.sleep(SETTLE_S if answered else 1.0)
 
     def _asked(self, job: Job, once_open: Callable[[], None] | None = None) -> list[Result]:
         return asked(self._lab, self._gateway, job, once_open)
