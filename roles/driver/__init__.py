@@ -8,8 +8,8 @@ from pyinfra.operations import files, systemd
 from flexi.operations.applying import applied
 from flexi.operations.draining import Interruption
 from flexi.operations.packages import (
+    driver_installed,
     held,
-    installed,
     kernel_modules,
     modules_obtainable,
     obtainable,
@@ -87,12 +87,7 @@ def install(plan: HostPlan) -> list[OperationMeta]:
         mode="0644",
     )
     unheld_but(name="Let go of the packages of another branch", packages=driver.holds)
-    packages = installed(
-        name=f"Install the driver {driver.branch}",
-        packages=driver.packages,
-        interrupts=interrupts,
-        exactly=(driver.version_package, driver.wanted_version) if driver.wanted_version else None,
-    )
+    packages = driver_installed(name=f"Install the driver {driver.branch}", driver=driver, interrupts=interrupts)
     interruptions = [packages]
     if host.data.get("update"):
         update = updated(
@@ -102,7 +97,9 @@ def install(plan: HostPlan) -> list[OperationMeta]:
             interrupts=interrupts,
         )
         interruptions.append(update)
-    kernel_modules(name="Have modules for the kernel that boots next", module_package=driver.module_package)
+    kernel_modules(
+        name="Have modules for the kernel that boots next", module_package=driver.module_package, after=interruptions
+    )
     held(
         name="Hold the driver and the kernel that it is built for",
         packages=driver.holds,

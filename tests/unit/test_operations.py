@@ -29,6 +29,7 @@ from flexi.operations.ollama import (
     resolve_gpus,
 )
 from flexi.operations.packages import (
+    driver_installed,
     held,
     installed,
     kernel_modules,
@@ -324,17 +325,28 @@ def test_missing_packages_are_looked_up_anew() -> None:
 
 
 TRANSITIONAL = "ii  nvidia-utils-535-server  535.309.01-0ubuntu0.22.04.2  all  empty"
-EXACTLY = ("nvidia-utils-535-server", "535.309.01-0ubuntu0.22.04.1")
 
 
 def test_the_empty_packages_of_an_ended_branch_are_replaced_by_the_real_ones() -> None:
     packages = ("nvidia-headless-no-dkms-535-server", "nvidia-utils-535-server")
-    predicted, commands = Fake({"dpkg -l": [TRANSITIONAL]}).run(installed, packages=packages, exactly=EXACTLY)
+    driver = DRIVER.model_copy(update={"packages": packages, "wanted_version": "535.309.01-0ubuntu0.22.04.1"})
+    arguments = {"driver": driver, "interrupts": Interruption((), 1)}
+    predicted, commands = Fake({**truth(RUNNING_535), "dpkg -l": [TRANSITIONAL]}).run(driver_installed, **arguments)
     assert predicted
     assert commands[-1].endswith(" ".join(packages))
     assert "--allow-downgrades" in commands[-1]
     real = TRANSITIONAL.replace("22.04.2", "22.04.1")
-    assert not Fake({"dpkg -l": [real]}).run(installed, packages=packages[1:], exactly=EXACTLY)[0]
+    arguments["driver"] = driver.model_copy(update={"packages": packages[1:]})
+    assert not Fake({**truth(RUNNING_535), "dpkg -l": [real]}).run(driver_installed, **arguments)[0]
+
+
+def test_with_the_driver_come_the_modules_of_the_kernel_that_boots_next() -> None:
+    """In one go: a dry run cannot know which of them the driver's packages bring by themselves."""
+    release = "5.15.0-186-generic"
+    driver = DRIVER.model_copy(update={"packages": ("nvidia-utils-535-server",)})
+    fake = Fake({**truth(kernels=(release,)), "dpkg -l": []})
+    _, commands = fake.run(driver_installed, driver=driver, interrupts=Interruption((), 1))
+    assert commands[-1].endswith(f"nvidia-utils-535-server linux-modules-nvidia-535-server-{release}")
 
 
 @pytest.mark.parametrize(
@@ -353,7 +365,7 @@ def test_the_kernel_that_boots_next_gets_its_modules(
     package = "linux-modules-nvidia-535-server-{release}"
     installed_ = [f"ii  {package.format(release=release)}  5.15  amd64  m" for release in present]
     fake = Fake({**truth(kernels=kernels), "dpkg -l": installed_})
-    predicted, commands = fake.run(kernel_modules, module_package=package)
+    predicted, commands = fake.run(kernel_modules, module_package=package, after=())
     assert predicted == bool(wanted)
     if wanted:
         assert f"install --no-install-recommends {package.format(release=wanted)}" in commands[-1]

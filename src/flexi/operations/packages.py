@@ -28,28 +28,37 @@ Commands = Generator[StringCommand | FunctionCommand, None, None]
 
 
 @operation()
-def installed(
-    packages: Sequence[str], interrupts: Interruption | None = None, exactly: tuple[str, str] | None = None
-) -> Commands:
-    """Install what is missing of `packages`, with a fresh index; a host that has all of them is left alone.
-
-    What that `interrupts` is drained first. With `exactly`, a package and the version that it must have, all of them
-    are installed anew where it has another: the empty packages of an ended branch have the names of the real ones.
-    Which versions come then is for the pins to say, which must be in place.
-    """
+def installed(packages: Sequence[str]) -> Commands:
+    """Install what is missing of `packages`, with a fresh index; a host that has all of them is left alone."""
     present = host.get_fact(DebPackages) or {}
     absent = [name for name in packages if name not in present]
-    if exactly and exactly[0] in present and exactly[1] not in present[exactly[0]]:
-        yield from drain(interrupts)
-        yield fresh_index()
-        yield _install(packages, "--allow-downgrades", "--allow-change-held-packages")
-        return
     if not absent:
+        host.noop("all of them are installed")
+        return
+    yield fresh_index()
+    yield _install(absent)
+
+
+@operation()
+def driver_installed(driver: DriverPlan, interrupts: Interruption) -> Commands:
+    """Install what is missing of the driver, what it interrupts drained first, and with it the modules of the kernel
+    that boots next.
+
+    Of a branch with a wanted version all is installed anew where the host has another one: the empty packages of an
+    ended branch have the names of the real ones. Which versions come is for the pins to say, which must be in place.
+    """
+    present = host.get_fact(DebPackages) or {}
+    wanted = driver.wanted_version
+    other = wanted is not None and wanted not in present.get(driver.version_package, {wanted})
+    absent = missing(driver)
+    if not absent and not other:
         host.noop("all of them are installed")
         return
     yield from drain(interrupts)
     yield fresh_index()
-    yield _install(absent)
+    _, modules, comes = _modules_to_come(driver)
+    names = [*(driver.packages if other else absent), *([] if comes else [modules])]
+    yield _install(names, *(["--allow-downgrades", "--allow-change-held-packages"] if other else []))
 
 
 def _install(packages: Sequence[str], *options: str) -> StringCommand:
@@ -164,14 +173,14 @@ def updated(driver: DriverPlan, maintenance: MaintenancePlan, interrupts: Interr
 
 
 @operation()
-def kernel_modules(module_package: str) -> Commands:
-    """What the kernel that boots next needs to have the driver's modules: without it the next boot has no GPUs.
+def kernel_modules(module_package: str, after: Sequence[OperationMeta]) -> Commands:
+    """What a kernel needs that came past our holds and boots next: without modules that boot has no GPUs.
 
-    On a bare host that is the running kernel; later one that came past our holds. A kernel that is in no package
-    (a container's, an admin's own) is left to whoever put it there.
+    With the driver's own packages (`after`) its modules have come. A kernel that is in no package (a container's, an
+    admin's own) is left to whoever put it there.
     """
     kernel, package = _next_modules(module_package)
-    if package is None:
+    if package is None or announced(after):
         host.noop("the kernel that boots next has them")
         return
     yield fresh_index()
@@ -195,14 +204,23 @@ def modules_obtainable(driver: DriverPlan) -> Commands:
 
 
 def _find_modules(state: State, host: Host, driver: DriverPlan) -> bool:
+    kernel, package, comes = _modules_to_come(driver)
+    if comes or host.get_fact(Real, package=package):
+        return True
+    return say(state, host, f"{_no_modules(kernel, package)}. Nothing of the driver was changed")
+
+
+def _modules_to_come(driver: DriverPlan) -> tuple[str, str, bool]:
+    """The kernel that boots once the driver's missing packages are there, the package of its modules, and whether that
+    is installed, comes with them, or is nobody's affair: of a kernel that is in no package."""
     absent = missing(driver)
     upgrades = host.get_fact(Upgrades, packages=(), also=absent) if absent else {}
     truth = host.get_fact(NvidiaDriver)
-    kernel = better_kernel(truth, kernel_releases(upgrades)) or truth.kernel
+    coming = kernel_releases(upgrades)
+    kernel = better_kernel(truth, coming) or truth.kernel
     package = driver.module_package.format(release=kernel)
-    if package in upgrades or package in (host.get_fact(DebPackages) or {}) or host.get_fact(Real, package=package):
-        return True
-    return say(state, host, f"{_no_modules(kernel, package)}. Nothing of the driver was changed")
+    known = kernel in (*truth.kernels, *coming)
+    return kernel, package, not known or package in upgrades or package in (host.get_fact(DebPackages) or {})
 
 
 def _next_modules(module_package: str) -> tuple[str, str | None]:
