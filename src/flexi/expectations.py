@@ -27,4 +27,6 @@ def units(host_plan: HostPlan) -> list[str]:
         names += ["flexi-ledger.service", "flexi-ledger.socket"]
     if host_plan.gateway and host_plan.gateway.failover:
         names.append("keepalived.service")
+    if host_plan.gateway and "certbot" in host_plan.gateway.packages:
+        names.append("certbot.timer")
     return names

@@ -125,6 +125,7 @@ def pair(site: Site) -> Iterator[Pair]:
 def test_the_pair_is_well(pair: Pair) -> None:
     until(pair.answers, MOVED_WITHIN_S, "the floating address answers")
     assert failures_of(pair.file) == []
+    assert pair.site.doctor(pair.file) == []
 
 
 def test_https_at_both_and_at_the_address_that_they_share(pair: Pair) -> None:

@@ -240,6 +240,16 @@ def test_what_a_lost_certificate_makes_of_the_next_deploy(source: str, deploy: D
     assert again.announced == again.changed == RENEWED[source]
 
 
+def test_haproxy_reads_a_new_certificate_although_the_run_that_brought_it_died(deploy: Deploy, tmp_path: Path) -> None:
+    (tmp_path / "gateway.pem").write_text("certificate\n")
+    (tmp_path / "gateway.key").write_text("key\n")
+    here = case(tmp_path, "ubuntu-22.04", "535-server", None, "two", SHAPES["files"])
+    deploy(here.plan, here.host, here.bare)
+    (tmp_path / "gateway.pem").write_text("renewed\n")
+    here.bare.files["/etc/haproxy/flexi/gateway.pem"] = File(b"renewed\nkey\n")
+    assert deploy(here.plan, here.host, here.bare).changed == ["Gateway | Reload HAProxy without dropping a stream"]
+
+
 def test_an_own_certificate_is_safe_from_certbots_hook(deploy: Deploy, tmp_path: Path) -> None:
     (tmp_path / "gateway.pem").write_text("certificate\n")
     (tmp_path / "gateway.key").write_text("key\n")

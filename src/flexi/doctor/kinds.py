@@ -143,7 +143,8 @@ CERTIFICATE_EXPIRED = _kind(
     "a certificate has expired or cannot be read",
     reads="`openssl x509` of `/etc/haproxy/flexi/*.pem`",
     means="clients refuse the gateway",
-    mends="{ssh} openssl x509 -in {file} -noout -subject -enddate   # renew it, then " + _DEPLOY,
+    mends="{ssh} openssl x509 -in {file} -noout -subject -enddate   # renew it (acme: sudo certbot renew), then "
+    + _DEPLOY,
 )
 CERTIFICATE_ENDS = _kind(
     "certificate-ends",
@@ -151,7 +152,8 @@ CERTIFICATE_ENDS = _kind(
     "a certificate ends soon",
     reads="`openssl x509` of `/etc/haproxy/flexi/*.pem`: less than 21 days",
     means="clients will refuse the gateway from that day on",
-    mends="{ssh} openssl x509 -in {file} -noout -subject -enddate   # renew it, then " + _DEPLOY,
+    mends="{ssh} openssl x509 -in {file} -noout -subject -enddate   # renew it (acme: sudo certbot renew), then "
+    + _DEPLOY,
 )
 
 # -- driver and kernel ------------------------------------------------------------------------------------------------

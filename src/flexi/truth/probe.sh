@@ -132,7 +132,7 @@ the_service() {
   done
   bounded 10 systemctl show -p Id,LoadState,ActiveState,SubState,UnitFileState,NRestarts,ActiveEnterTimestampMonotonic \
     "$@" flexi-agent.service flexi-firewall.service flexi-catalogue.service flexi-guard.service haproxy.service \
-    flexi-ledger.service flexi-ledger.socket \
+    flexi-ledger.service flexi-ledger.socket keepalived.service certbot.timer \
     nvidia-persistenced.service systemd-timesyncd.service chrony.service chronyd.service ntpsec.service ntp.service \
     openntpd.service | lines unit
 }
