@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
-from conftest import MakeSite
 
 from flexi.plan import build_plan
 from flexi.plan.model import FirewallRule, Plan
+from flexi.site import Site
 
+MakeSite = Callable[..., Site]
 ACME = "tls: {acme: {email: flexi@example.edu}}"
 ALLOWED = "allow_from: [198.51.100.0/24]"
 
