@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from flexi import cli
 from flexi.paths import ROOT
 
 GOOD = (ROOT / "inventory/lab.yaml").read_text()
 
 
-def flexi(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run the command line as a user would, from `cwd`."""
-    return subprocess.run(
-        [sys.executable, "-m", "flexi", *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"NO_COLOR": "1"},
-        timeout=60,
-    )
+@dataclass
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def flexi(*arguments: str) -> Done:
+    """The command line as a user calls it, in this process: a start takes longer than what most of these tests do."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["flexi", *arguments])
+        patch.setenv("NO_COLOR", "1")
+        patch.chdir(ROOT)
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    return Done(ended.value.code if isinstance(ended.value.code, int) else 0, out.getvalue(), err.getvalue())
+
+
+def test_a_process_of_its_own_ends_with_the_same_status() -> None:
+    command = [sys.executable, "-m", "flexi", "check", "hagn"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert "hagen" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("command", ["check", "plan", "deploy", "verify", "status", "usage", "doctor"])
