@@ -95,20 +95,27 @@ def check(site: str, as_json: bool) -> None:
 def check_for_programs(site: str) -> None:
     """`check --json`: warnings or findings on standard output; exit status 2 where there are findings."""
     report: dict[str, object] = {"schema": 1, "site": site}
+    findings: tuple[Finding, ...] = ()
     try:
         path, plan = load(site)
-        with Bars(Console(stderr=True)) as bars:
-            check_supplies(plan, site, bars)
-    except (SiteError, SupplyError) as error:
-        found = error.findings if isinstance(error, SiteError) else [_finding(path, error)]
-        print_json({**report, "ok": False, "findings": [vars(finding) for finding in found]})
+        try:
+            with Bars(Console(stderr=True)) as bars:
+                check_supplies(plan, site, bars)
+        except InputError as error:
+            findings = (_finding(path, error),)
+    except SiteError as error:
+        findings = tuple(error.findings)
+    if findings:
+        print_json({**report, "ok": False, "findings": [vars(finding) for finding in findings]})
         sys.exit(EXIT_BAD_INPUT)
     warnings = [warning.model_dump(mode="json") for warning in plan.warnings]
     print_json({**report, "site": plan.site, "ok": True, "warnings": warnings})
 
 
-def _finding(site_file: Path, error: SupplyError) -> Finding:
-    return Finding(str(site_file), 0, 0, error.path, None, error.reason, error.remedy)
+def _finding(site_file: Path, error: InputError) -> Finding:
+    if isinstance(error, SupplyError):
+        return Finding(str(site_file), 0, 0, error.path, None, error.reason, error.remedy)
+    return Finding(str(site_file), 0, 0, "", None, str(error), "")
 
 
 @cli.command()

@@ -154,3 +154,12 @@ def test_usage_says_what_it_takes(options: tuple[str, ...], words: str) -> None:
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_certificate_that_is_not_there_is_a_finding_for_programs(tmp_path: Path) -> None:
+    path = tmp_path / "uni.yaml"
+    path.write_text(GOOD.rstrip() + "\n  tls: {certificate: ./no.pem, key: ./no.key}\n")
+    done = flexi("check", str(path), "--json")
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["ok"]) == (2, False)
+    assert "no.pem" in report["findings"][0]["reason"]
