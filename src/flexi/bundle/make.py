@@ -10,6 +10,7 @@ import fcntl
 import shutil
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
@@ -221,7 +222,7 @@ class _Bundle:
         return {path: file for host in plan.hosts for path, file in self.manifest.of_host(host, parts).items()}
 
 
-class _Unit:
+class _Unit(ABC):
     """Something that the bundle gets as a whole: `fetches` first, then `finish`."""
 
     fetches: Sequence[_Fetch] = ()
@@ -235,8 +236,9 @@ class _Unit:
         there = sum(part.stat().st_size for part in parts if part.exists())
         return max(0, sum(one.size or 0 for one in self.fetches) - there)
 
+    @abstractmethod
     def finish(self) -> None:
-        raise NotImplementedError
+        """What follows the last of `fetches`."""
 
 
 class _Release(_Unit):

@@ -76,8 +76,8 @@ class Rival(ABC):
         return ""
 
     def reload(self) -> None:
-        """Take the configuration anew."""
-        raise NotImplementedError(self.name)
+        """Take the configuration anew. FlexiError where only a restart does."""
+        raise FlexiError(f"{self.name} takes no new configuration while it runs")
 
     @property
     def target(self) -> Target:
