@@ -93,7 +93,7 @@ def install(plan: HostPlan) -> list[OperationMeta]:
             running=True,
             enabled=True,
         )
-    releases_kept(name="Remove releases that nobody goes back to", version=ollama.version)
+    releases_kept(name="Remove releases that nobody goes back to", version=ollama.version, after=[switch])
     return restarts
 
 

@@ -148,3 +148,11 @@ def test_foreign_origins_are_refused(http: httpx.Client) -> None:
     preflight = http.options("/api/chat", headers={"Origin": "http://localhost:3000"})
     assert preflight.status_code == 204
     assert "POST" in preflight.headers["access-control-allow-methods"]
+
+
+@pytest.mark.parametrize("path", ["/api/generate", "/v1/responses"])
+def test_half_a_surrogate_pair_is_a_replacement_character(http: httpx.Client, model: str, path: str) -> None:
+    """encoding/json/decode.go, unquoteBytes: no error, and no crash."""
+    field = "prompt" if path.startswith("/api") else "input"
+    body = f'{{"model": "{model}", "{field}": "\\ud83d and \\udc00", "stream": false}}'
+    assert http.post(path, content=body.encode()).status_code == 200

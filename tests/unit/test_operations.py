@@ -549,8 +549,15 @@ def test_a_rollback_that_cannot_be_is_refused(
 
 
 def test_only_releases_that_nobody_goes_back_to_are_removed() -> None:
-    _, commands = Fake({"readlink": RELEASES}).run(releases_kept, version="0.32.15")
+    _, commands = Fake({"readlink": RELEASES}).run(releases_kept, version="0.32.15", after=())
     assert [command for command in commands if command.startswith("rm")] == ["rm -rf /opt/ollama/0.23.4"]
+
+
+def test_a_dry_run_knows_that_a_switch_leaves_the_release_before_the_previous_one_to_nobody() -> None:
+    fake = Fake({"readlink": [*RELEASES[:3], "current 0.24.0", "previous 0.23.4"]})
+    switch = add_op(fake.state, current_release, version="0.32.15")[fake.host]
+    assert add_op(fake.state, releases_kept, version="0.32.15", after=[switch])[fake.host].will_change
+    assert not add_op(fake.state, releases_kept, version="0.32.15", after=())[fake.host].will_change
 
 
 CARDS = [Gpu(index, f"GPU-{index}", "A40", 46068) for index in range(2)]

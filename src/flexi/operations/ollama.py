@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from io import StringIO
 
 from pyinfra import host
 from pyinfra.api import FunctionCommand, QuoteString, StringCommand, operation
+from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import files
 
 from flexi.bundle.release import digest as published_digest
@@ -14,6 +15,7 @@ from flexi.bundle.release import local_archive
 from flexi.errors import FlexiError
 from flexi.facts import Gpu, InstanceGpus, NvidiaDriver, NvidiaGpus, OllamaReleases
 from flexi.operations.bundle import bring
+from flexi.operations.foresight import announced
 from flexi.operations.refusal import refuse
 from flexi.plan.model import InstancePlan, OllamaPlan
 from flexi.plan.platforms import ollama_needs
@@ -162,10 +164,13 @@ def previous_release(version: str, major: int) -> Commands:
 
 
 @operation()
-def releases_kept(version: str) -> Generator[StringCommand, None, None]:
-    """Remove releases that are neither `version`, nor current, nor the previous one: 2 GB and more each."""
+def releases_kept(version: str, after: Sequence[OperationMeta]) -> Generator[StringCommand, None, None]:
+    """Remove releases that are neither `version`, nor current, nor the previous one: 2 GB and more each.
+
+    `after` is the switch to `version`: what is current before it is the previous one afterwards.
+    """
     releases = host.get_fact(OllamaReleases)
-    kept = {version, releases.current, releases.previous}
+    kept = {version, releases.current, None if announced(after) else releases.previous}
     for old in sorted(set(releases.installed) - kept):
         yield StringCommand("rm", "-rf", QuoteString(f"{RELEASES}/{old}"))
 

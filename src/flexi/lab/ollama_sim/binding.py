@@ -10,6 +10,7 @@ import base64
 import binascii
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +35,7 @@ class Struct:
 
 def bind(raw: bytes, struct: Struct) -> dict[str, Any]:
     """The fields of `struct` that the body gives. BindError if the body is missing, no JSON, or of wrong types."""
-    text = raw.decode("utf-8", "replace").lstrip()
+    text = _ESCAPES.sub(_paired, raw.decode("utf-8", "replace").lstrip())
     if not text:
         raise BindError("missing request body")
     try:
@@ -49,6 +50,19 @@ def bind(raw: bytes, struct: Struct) -> dict[str, Any]:
     if not isinstance(value, _Pairs):
         raise BindError(f"json: cannot unmarshal {_kind(value)} into Go value of type {_package(struct.name)}")
     return _read_struct(value, struct)
+
+
+_ESCAPES = re.compile(
+    r"\\(?:u(?P<high>[dD][89abAB][0-9a-fA-F]{2})(?P<low>\\u[dD][c-fC-F][0-9a-fA-F]{2})?"
+    r"|u(?P<lone>[dD][c-fC-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
+)
+
+
+def _paired(escape: re.Match[str]) -> str:
+    """Half of a surrogate pair is the replacement character, as in Go (encoding/json/decode.go, unquoteBytes)."""
+    half = escape["lone"] or (escape["high"] and not escape["low"])
+    return r"\ufffd" if half else escape[0]
 
 
 def _read_struct(pairs: _Pairs, struct: Struct) -> dict[str, Any]:
