@@ -51,7 +51,7 @@ _MEANS = (
 
 _SHOWN = """\
 `tests/unit/test_pins.py` shows with apt itself, on stub packages under the real names, that the end of a branch and
-NVIDIA's repository change nothing with them, and what happens without; `tests/lab/test_67_ended_branch.py` does the
+NVIDIA's repository change nothing with them, and what happens without; `tests/lab/test_54_ended_branch.py` does the
 former on the lab's machines, and the way back. The modules of each kernel are no packages to hold: the packages on hold
 that follow the kernel depend on their exact version.
 

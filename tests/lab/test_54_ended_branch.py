@@ -1,7 +1,8 @@
 """The night on which Ubuntu ended branch 535: a host of ours keeps its driver, one without our pins loses it.
 
 And the way back: the deploy says that the build is gone and changes nothing, until the site file names an archive that
-still has it.
+still has it. Before the tests that bring a newer kernel: that day's archive has none of its modules, and apt would keep
+everything back.
 """
 
 from __future__ import annotations
