@@ -36,8 +36,8 @@ def steps(tier: Tier, pytest_args: Sequence[str]) -> list[list[str]]:
         [*python, "mypy"],
         [*python, "pytest", "-n", "auto", "--dist", "loadfile", *QUICK_TESTS, *pytest_args],
     ]
-    # Two labs side by side: each file of tests has one of them for itself, and most of its time is waiting.
-    lab = [[*python, "pytest", "-n", "2", "--dist", "loadfile", *LAB_TESTS, *pytest_args]]
+    # Labs side by side: each file of tests has one of them for itself, and most of its time is waiting.
+    lab = [[*python, "pytest", "-n", "3", "--dist", "loadfile", *LAB_TESTS, *pytest_args]]
     return {Tier.QUICK: quick, Tier.LAB: lab, Tier.ALL: quick + lab}[tier]
 
 
