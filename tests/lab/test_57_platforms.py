@@ -117,16 +117,6 @@ def test_debian_refuses_a_branch_that_it_does_not_ship(day: Site) -> None:
     assert "debian-12" in done.stderr
 
 
-def test_ubuntu_24_to_580_with_a_new_ollama_and_back(day: Site) -> None:
-    day.lab.archive("kernel")  # it runs that day's kernel by now
-    newer = path_of(day, "others-newer", branch="580-server", version="0.32.15", hosts=("server-d",))
-    changes = day.as_foretold(*PERMITTED, site_file=newer)
-    assert any("Reboot" in name for _, name in changes)
-    assert failures_of(newer) == []
-    assert day.doctor(newer) == []
-    deployed(path_of(day), "--allow-reboot")
-
-
 def test_they_leave(day: Site) -> None:
     for host in SERVERS:
         done = flexi("remove", str(path_of(day)), host, "--yes", timeout_s=600)
