@@ -9,12 +9,13 @@ from io import BytesIO, StringIO
 from pyinfra import host
 from pyinfra.api import deploy
 from pyinfra.api.operation import OperationMeta
-from pyinfra.operations import files, server, systemd
+from pyinfra.operations import files, systemd
 
 from flexi.agent_config import agent_config
 from flexi.agent_package import build
 from flexi.operations.applying import applied
 from flexi.plan.model import HostPlan
+from roles.users import service_user
 
 PACKAGE = "/opt/flexi/flexi-agent.pyz"
 CONFIG = "/etc/flexi/agent.json"
@@ -27,16 +28,7 @@ USER = "flexi-agent"
 @deploy("Agent package")
 def install_package() -> OperationMeta:
     """Returns the operation that writes the agent."""
-    server.group(name=f"Make the group {USER}", group=USER, system=True)
-    server.user(
-        name="Make the agent's user",
-        user=USER,
-        group=USER,
-        home="/nonexistent",
-        shell="/usr/sbin/nologin",
-        system=True,
-        ensure_home=False,
-    )
+    service_user(USER, "the agent's")
     files.directory(name="Make the agent's directory", path="/opt/flexi", mode="0755")
     return files.put(
         name="Write the agent",

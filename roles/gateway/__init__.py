@@ -10,7 +10,7 @@ from io import StringIO
 from pyinfra import host
 from pyinfra.api import deploy
 from pyinfra.api.operation import OperationMeta
-from pyinfra.operations import files, server, systemd
+from pyinfra.operations import files, systemd
 
 from flexi.agent_config import catalogue_config
 from flexi.gateway_files import FOLLOW_KEYS, KEYS_MAP, KEYS_STAMP, MAPS, keys_map
@@ -23,6 +23,7 @@ from flexi.plan.model import HEALTH_CONSUMER, Plan
 from flexi.rendering import render
 from roles.agent import PACKAGE
 from roles.gateway import certificate, failover, ledger
+from roles.users import service_user
 
 CERTIFICATE = f"{MAPS}/gateway.pem"
 HAPROXY = "/etc/haproxy/haproxy.cfg"
@@ -120,16 +121,7 @@ def install(plan: Plan, package: OperationMeta) -> None:
 
 def _guard(plan: Plan, package: OperationMeta) -> list[OperationMeta]:
     """Returns the operations after which the guard is another one."""
-    server.group(name=f"Make the group {GUARD_USER}", group=GUARD_USER, system=True)
-    server.user(
-        name="Make the guard's user",
-        user=GUARD_USER,
-        group=GUARD_USER,
-        home="/nonexistent",
-        shell="/usr/sbin/nologin",
-        system=True,
-        ensure_home=False,
-    )
+    service_user(GUARD_USER, "the guard's")
     config = files.put(
         name="Write the guard's configuration",
         src=StringIO(json.dumps(guard_config(plan), indent=2) + "\n"),

@@ -6,12 +6,13 @@ from io import StringIO
 from pyinfra import host
 from pyinfra.api import deploy
 from pyinfra.api.operation import OperationMeta
-from pyinfra.operations import files, server, systemd
+from pyinfra.operations import files, systemd
 
 from flexi.agent_config import ledger_config
 from flexi.operations.applying import applied
 from flexi.plan.model import Plan
 from roles.agent import PACKAGE
+from roles.users import service_user
 
 USER = "flexi-ledger"
 CONFIG = "/etc/flexi/ledger.json"
@@ -45,16 +46,7 @@ def keep_off_the_disk() -> None:
 def install(plan: Plan, package: OperationMeta) -> None:
     """After the guard, whose user owns the socket. `package` is the operation that writes the agent, of which the
     ledger is a program."""
-    server.group(name=f"Make the group {USER}", group=USER, system=True)
-    server.user(
-        name="Make the ledger's user",
-        user=USER,
-        group=USER,
-        home="/nonexistent",
-        shell="/usr/sbin/nologin",
-        system=True,
-        ensure_home=False,
-    )
+    service_user(USER, "the ledger's")
     config = files.put(
         name="Write the ledger's configuration",
         src=StringIO(json.dumps(ledger_config(plan), indent=2) + "\n"),
