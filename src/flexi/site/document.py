@@ -54,9 +54,15 @@ class Document:
         return Mark(1, 1)
 
 
-def read_document(path: FilePath, shown_as: str) -> Document:
-    """Parse the YAML file at `path`. SiteError where it cannot be read or is no plain YAML."""
-    return parse_document(read_text(path, shown_as, MAX_BYTES), shown_as)
+EXAMPLE = "inventory/example.yaml"
+
+
+def read_document(path: FilePath, shown_as: str, example: str = EXAMPLE) -> Document:
+    """Parse the YAML file at `path`. SiteError where it cannot be read or is no plain YAML.
+
+    `example` is a file to start from, for the remedies.
+    """
+    return parse_document(read_text(path, shown_as, MAX_BYTES), shown_as, example)
 
 
 def read_text(path: FilePath, shown_as: str, limit: int) -> str:
@@ -89,7 +95,7 @@ def read_text(path: FilePath, shown_as: str, limit: int) -> str:
         raise refuse(f"is not UTF-8 (byte 0x{raw[error.start]:02x})", "save it as UTF-8", line) from None
 
 
-def parse_document(text: str, shown_as: str) -> Document:
+def parse_document(text: str, shown_as: str, example: str = EXAMPLE) -> Document:
     """Parse YAML text. SiteError with every finding."""
 
     def refuse(line: int, column: int, reason: str, remedy: str) -> SiteError:
@@ -110,11 +116,11 @@ def parse_document(text: str, shown_as: str) -> Document:
     except (YAMLError, ValueError, TypeError, AttributeError, IndexError, KeyError, AssertionError) as error:
         # ruamel.yaml is not always tidy about broken input; whatever it is, the file is at fault.
         reason = f"is no valid YAML ({type(error).__name__})"
-        raise refuse(1, 1, reason, "compare it with inventory/example.yaml") from None
+        raise refuse(1, 1, reason, f"compare it with {example}") from None
     if node is None:
-        raise refuse(1, 1, "is empty", "start from inventory/example.yaml")
+        raise refuse(1, 1, "is empty", f"start from {example}")
     if not isinstance(node, MappingNode):
-        raise refuse(1, 1, "is no mapping of keys to values", "start from inventory/example.yaml")
+        raise refuse(1, 1, "is no mapping of keys to values", f"start from {example}")
     reader = _Reader(shown_as)
     data = reader.read(node, ())
     if reader.findings:
