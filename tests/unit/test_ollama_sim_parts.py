@@ -101,6 +101,81 @@ def test_texts_that_share_words_are_near_each_other() -> None:
     assert near > 0.5 > abs(far)
 
 
+# Prompts as Open WebUI 0.12.4 writes them (config.py, DEFAULT_RAG_TEMPLATE and the like), shortened.
+RETRIEVAL = """### Task:
+Respond using the context, with citations [id] **only when the <source> tag includes an id** (e.g., <source id="1">).
+
+### Output:
+Include citations only when the <source> tag with id attribute is present in the context.
+
+<context>
+{sources}
+</context>
+{question}"""
+QUERIES = """### Task:
+Respond in the format: {{ "queries": ["query1", "query2"] }}, or {{ "queries": [] }}.
+### Output:
+Strictly return in JSON format: 
+{{
+  "queries": ["query1", "query2"]
+}}
+
+### Chat History:
+<chat_history>
+USER: Worum geht es?
+ASSISTANT: Um Geologie.
+USER: {question}
+</chat_history>
+"""
+TITLE = """JSON format: {{ "title": "your concise title here" }}
+### Examples:
+- {{ "title": "Stock Trends" }},
+### Chat History:
+<chat_history>
+USER: {question}
+ASSISTANT: You asked phi3: "x".
+</chat_history>"""
+
+
+def _said(prompt: str) -> str:
+    return text.answer("phi3:3.8b", [{"role": "user", "content": prompt}])
+
+
+def test_an_answer_from_retrieved_sources_repeats_them_with_their_numbers() -> None:
+    sources = '<source id="1" name="a.md">It is on 12 March.</source>\n<source id="2" name="b.md">Bring ink.</source>'
+    said = _said(RETRIEVAL.format(sources=sources, question="When is the exam?"))
+    assert said.startswith('You asked phi3:3.8b: "When is the exam?".')
+    assert "According to the context: It is on 12 March. [1] Bring ink. [2]\n" in said
+    assert "### Task" not in said
+    assert "only when" not in said
+
+
+def test_of_long_sources_the_sentences_that_were_asked_for_are_repeated() -> None:
+    filler = " ".join(f"Sentence number {number} tells of nothing." for number in range(300))
+    sources = (
+        f'<source id="1">{filler}</source>\n<source id="2">{filler} The exam begins on 1. March. {filler}</source>'
+    )
+    said = _said(RETRIEVAL.format(sources=sources, question="When does the exam begin?"))
+    assert "The exam begins on 1. March. [2]" in said
+    assert len(said) < 4000
+
+
+@pytest.mark.parametrize(
+    ("prompt", "wanted"),
+    [
+        (QUERIES, {"queries": ["Wann ist die Klausur in Geologie?"]}),
+        (TITLE, {"title": "Wann ist die Klausur"}),
+        ('JSON format: {{ "text": "<your_completion>" }}\nUSER: {question}', {"text": "Wann ist die Klausur"}),
+    ],
+)
+def test_what_is_asked_for_in_json_is_nothing_but_json(prompt: str, wanted: object) -> None:
+    assert json.loads(_said(prompt.format(question="Wann ist die Klausur in Geologie?"))) == wanted
+
+
+def test_what_only_looks_like_a_wanted_object_is_a_question_as_any_other() -> None:
+    assert _said("Which JSON format: {no object} do you know?").startswith("You asked")
+
+
 def test_structured_answers_follow_references() -> None:
     schema = {
         "type": "object",

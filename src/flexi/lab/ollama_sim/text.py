@@ -1,7 +1,8 @@
 """What the simulated models say: pure functions from a request to an answer, the same answer for the same request.
 
-Answers repeat the question and any context that was retrieved for it, so that whoever put the context there can see
-that it arrived. Embeddings are hashed words: texts that share words are near each other.
+Answers repeat the question and what was retrieved for it, so that whoever put it there can see that it arrived: all of
+it where it is short, otherwise the sentences that share most words with the question. Embeddings are hashed words:
+texts that share words are near each other.
 """
 
 from __future__ import annotations
@@ -16,14 +17,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 _TOKEN = re.compile(r"\s?\w{1,5}|\s?[^\w\s]|\s")
-_CONTEXT = re.compile(r"<(context|source|document|documents)\b[^>]*>(.*?)</\1>", re.DOTALL | re.IGNORECASE)
+# The innermost of equal tags: the instructions speak of `<source>` without closing it (Open WebUI 0.12.4, config.py,
+# DEFAULT_RAG_TEMPLATE).
+_CONTEXT = re.compile(r"<(context)\b[^>]*>((?:(?!<\1\b).)*?)</\1>", re.DOTALL | re.IGNORECASE)
+_SOURCE = re.compile(r"<(source|documents|document)\b([^>]*)>((?:(?!<\1\b).)*?)</\1>", re.DOTALL | re.IGNORECASE)
+_SOURCE_ID = re.compile(r'\bid="(\d+)"')
+# Not behind the day of a German date (`am 18. Februar`).
+_SENTENCE = re.compile(r"(?<=[^\d\s][.!?])\s+|\n\s*\n|\n(?=[-*#])")
+_JSON_WANTED = re.compile(r"JSON format:\s*(?=\{)")
+_LAST_TURN = re.compile(r"^USER: (.*?)(?=^ASSISTANT: |</chat_history>|\Z)", re.DOTALL | re.MULTILINE)
 _FILLER = (
     "first then the answer follows from what was said before because each step builds on another and so we look "
     "at every part in turn to see which one matters most while keeping an eye on time cost and quality as a whole"
 )
 _WORDS = _FILLER.split()
 _ECHO_WORDS = 60
-_ECHO_CONTEXT_WORDS = 400
+_ECHO_CONTEXT_WORDS = 150
+_ECHO_SENTENCES = 4
+_TITLE_WORDS = 4
 
 Message = Mapping[str, Any]
 
@@ -46,8 +57,11 @@ def render(messages: Sequence[Message]) -> str:
 def answer(model: str, messages: Sequence[Message], images: int = 0) -> str:
     """A deterministic answer to the last message."""
     last = str(messages[-1]["content"])
-    context = [part for message in messages for _, part in _CONTEXT.findall(str(message["content"]))]
-    question = _shorten(_CONTEXT.sub(" ", last), _ECHO_WORDS)
+    wanted = _wanted_json(last)
+    if wanted is not None:
+        return wanted
+    question = _shorten(_question(last), _ECHO_WORDS)
+    context = [part for message in messages for part in _retrieved(str(message["content"]))]
     paragraphs = []
     if messages[-1].get("role") == "tool":
         paragraphs.append(f"The tool says: {_shorten(last, _ECHO_CONTEXT_WORDS)}.")
@@ -56,11 +70,68 @@ def answer(model: str, messages: Sequence[Message], images: int = 0) -> str:
     if images:
         paragraphs.append(f"I was shown {images} image{'s' if images > 1 else ''}.")
     if context:
-        paragraphs.append(f"According to the context: {_shorten(' '.join(context), _ECHO_CONTEXT_WORDS)}")
+        paragraphs.append(f"According to the context: {_echo(context, question)}")
     seed = hashlib.sha256(f"{model}\0{last}".encode()).digest()
     words = [_WORDS[seed[i % 32] * (i // 32 + 1) % len(_WORDS)] for i in range(120 + seed[0])]
     sentences = [" ".join(words[i : i + 12]).capitalize() + "." for i in range(0, len(words), 12)]
     return "\n\n".join([*paragraphs, " ".join(sentences)])
+
+
+def _question(prompt: str) -> str:
+    """What a person asked: what stands behind the context, or around it."""
+    behind = prompt.rpartition("</context>")[2]
+    return behind if behind.strip() else _SOURCE.sub(" ", _CONTEXT.sub(" ", prompt))
+
+
+def _retrieved(content: str) -> list[tuple[str, str]]:
+    """Number (empty where it has none) and text of everything that was put into a prompt for the model to know."""
+    sources = [(_number(attributes), text) for _, attributes, text in _SOURCE.findall(content)]
+    return sources or [("", text) for _, text in _CONTEXT.findall(content)]
+
+
+def _number(attributes: str) -> str:
+    found = _SOURCE_ID.search(attributes)
+    return found[1] if found else ""
+
+
+def _echo(context: Sequence[tuple[str, str]], question: str) -> str:
+    """The context, each sentence with the number of its source, as prompts ask for: `It is on 12 March. [1]`."""
+    parts = [(number, " ".join(re.sub(r"<[^>]*>", " ", text).split())) for number, text in context]
+    if sum(len(text.split()) for _, text in parts) > _ECHO_CONTEXT_WORDS:
+        asked = _words(question)
+        pieces = [
+            (number, " ".join(piece.split()))
+            for number, text in context
+            for piece in _SENTENCE.split(re.sub(r"<[^>]*>", " ", text))
+        ]
+        pieces = list(dict.fromkeys(piece for piece in pieces if piece[1]))
+        near = sorted(range(len(pieces)), key=lambda place: -len(asked & _words(pieces[place][1])))
+        parts = [pieces[place] for place in sorted(near[:_ECHO_SENTENCES])]
+    return " ".join(_shorten(text, _ECHO_CONTEXT_WORDS) + (f" [{number}]" if number else "") for number, text in parts)
+
+
+def _words(text: str) -> set[str]:
+    return {word for word in re.findall(r"\w+", text.lower()) if len(word) > 3}
+
+
+def _wanted_json(prompt: str) -> str | None:
+    """For a prompt that shows an object as the wanted `JSON format:` (Open WebUI's prompts for titles, tags, follow-ups
+    and search queries): that object, about the last question of the conversation that the prompt quotes."""
+    found = _JSON_WANTED.search(prompt)
+    if not found:
+        return None
+    try:
+        shape, _ = json.JSONDecoder().raw_decode(prompt, found.end())
+    except (ValueError, RecursionError):
+        return None
+    said = _LAST_TURN.findall(prompt)
+    question = " ".join((said[-1] if said else prompt[-200:]).split())
+    return json.dumps({key: _about(question, part) for key, part in shape.items()})
+
+
+def _about(question: str, shape: Any) -> Any:
+    """A list holds the whole question, a string its first words."""
+    return [question] if isinstance(shape, list) else " ".join(question.split()[:_TITLE_WORDS])
 
 
 def _shorten(text: str, words: int) -> str:
