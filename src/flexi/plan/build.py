@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from . import maintenance, platforms, ports
+from .chat import CHAT_CLASS, chat_host, chat_plan, chat_rules
 from .consumers import HEALTH_CLASS, consumer_class
 from .environment import instance_environment
 from .fit import Fit, Load
@@ -65,6 +66,7 @@ def build_plan(site: Site) -> Plan:
         contact=site.content.site.contact,
         hosts=tuple(_host(site, name, host) for name, host in site.content.hosts.items()),
         gateway=_gateway(site),
+        chat=chat_plan(site),
         warnings=tuple(_warnings(site)),
     )
 
@@ -77,6 +79,9 @@ def _host(site: Site, name: str, host: Host) -> HostPlan:
         roles += ["driver", *(["cuda"] if host.cuda else []), "ollama", "agent"]  # type: ignore[list-item]
     if is_gateway:
         roles.append("gateway")
+    chat = chat_host(site, name)
+    if chat:
+        roles.append("chat")
     proxy = _proxy(site)
     plan = HostPlan(
         name=name,
@@ -97,6 +102,7 @@ def _host(site: Site, name: str, host: Host) -> HostPlan:
         cuda=_cuda(site, host) if runs_ollama and host.cuda else None,
         ollama=_ollama(site, name, host) if runs_ollama else None,
         gateway=gateway_host(site, name) if is_gateway else None,
+        chat=chat,
         agent=AgentPlan(check_port=ports.AGENT_CHECK, interval_s=AGENT_INTERVAL_S) if runs_ollama else None,
         environment=proxy.environment if proxy else (),
         maintenance=MaintenancePlan(
@@ -203,6 +209,7 @@ def _firewall(site: Site, name: str, host: Host) -> FirewallPlan:
         sources = content.gateway.allow_from
         rules += [FirewallRule(port=site.users_port, sources=sources, purpose="gateway"), *http_rules(site)]
         rules += peer_rules(site, name)
+    rules += chat_rules(site, name)
     if host.gpus:
         only_gateways = tuple(gateway.address for gateway in site.gateways.values())
         rules.append(FirewallRule(port=ports.AGENT_CHECK, sources=only_gateways, purpose="agent check"))
@@ -399,7 +406,11 @@ def _gateway(site: Site) -> GatewayPlan:
         cors=tuple(dict.fromkeys(gateway.cors)),
         backends=_backends(site),
         consumers=site.consumers,
-        classes=(*(consumer_class(name, rules) for name, rules in site.classes.items()), HEALTH_CLASS),
+        classes=(
+            *(consumer_class(name, rules) for name, rules in site.classes.items()),
+            HEALTH_CLASS,
+            *([CHAT_CLASS] if site.content.chat else []),
+        ),
         tls=tls_plan(site),
     )
 

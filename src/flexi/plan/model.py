@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from .chat_model import ChatHostPlan, ChatPlan
+from .frozen import Frozen as _Frozen
 
 PlatformName = Literal["ubuntu-22.04", "ubuntu-24.04", "debian-12"]
 Priority = Literal["interactive", "batch"]
@@ -35,11 +36,7 @@ GUARDED_OPTIONS = (
 keep_alive, which sets how long the model stays)."""
 RESERVED_PRIORITY = 2
 """A consumer with at most so many interactive requests at once may wait where the queue is full already."""
-RoleName = Literal["base", "firewall", "driver", "cuda", "ollama", "agent", "gateway"]
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+RoleName = Literal["base", "firewall", "driver", "cuda", "ollama", "agent", "gateway", "chat"]
 
 
 class SshPlan(_Frozen):
@@ -334,6 +331,7 @@ class HostPlan(_Frozen):
     ollama: OllamaPlan | None
     agent: AgentPlan | None
     gateway: GatewayHostPlan | None = None
+    chat: ChatHostPlan | None = None
     bundle: BundlePlan | None = None
     """None where the host downloads what it needs."""
     environment: tuple[tuple[str, str], ...] = ()
@@ -556,6 +554,7 @@ class Plan(_Frozen):
     contact: str | None
     hosts: tuple[HostPlan, ...]
     gateway: GatewayPlan
+    chat: ChatPlan | None = None
     warnings: tuple[Warning_, ...] = ()
 
     def host(self, name: str) -> HostPlan:

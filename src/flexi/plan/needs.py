@@ -34,6 +34,8 @@ def package_set(host: HostPlan) -> PackageSet:
         packages |= set(host.cuda.packages)
     if host.gateway:
         packages |= set(host.gateway.packages)
+    if host.chat:
+        packages |= set(host.chat.packages)
     if host.ollama:
         packages |= set(host.ollama.packages)
     return PackageSet(platform=host.platform, packages=tuple(sorted(packages)), pins=tuple(pins))

@@ -57,6 +57,41 @@ class Branch:
     sources: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Python:
+    """The interpreter that runs the chat on a platform: 3.11 or 3.12, for Open WebUI 0.12.4 takes no other
+    (`Requires-Python: <3.13.0,>=3.11` in its metadata)."""
+
+    path: str
+    packages: tuple[str, ...]
+    """The interpreter, and what makes a venv of it."""
+    sources: tuple[str, ...]
+    unverified: str | None = None
+
+
+PYTHONS: Mapping[PlatformName, Python] = MappingProxyType(
+    {
+        "ubuntu-22.04": Python(
+            "/usr/bin/python3.11",
+            ("python3.11", "python3.11-venv"),
+            sources=("packages.ubuntu.com: jammy-updates, universe",),
+            unverified="the archive's is 3.11.0~rc1, a release candidate: flexi was not tried with it; a newer one of "
+            "the same name may come from a repository in mirrors.apt",
+        ),
+        "ubuntu-24.04": Python(
+            "/usr/bin/python3.12",
+            ("python3.12", "python3.12-venv"),
+            sources=("packages.ubuntu.com: noble, main and universe",),
+            unverified="not tried on this platform",
+        ),
+        "debian-12": Python(
+            "/usr/bin/python3.11",
+            ("python3.11", "python3.11-venv"),
+            sources=("tried on Debian 12.15",),
+        ),
+    }
+)
+
 _LIFECYCLE = "https://docs.nvidia.com/datacenter/tesla/drivers/ (driver lifecycle)"
 
 BRANCHES: Mapping[str, Branch] = MappingProxyType(

@@ -19,8 +19,13 @@ METRICS = 8405
 LEDGER = 8406
 """On the gateway's loopback: the ledger's figures and sums."""
 
+CHAT = 8095
+"""Open WebUI, where HAProxy reaches it."""
+CHAT_API = 8094
+"""On a gateway's loopback: its API over plain HTTP, for the chat on the same host."""
 
-def taken(groups: int, *, has_gpus: bool, is_gateway: bool) -> dict[int, str]:
+
+def taken(groups: int, *, has_gpus: bool, is_gateway: bool, has_chat: bool) -> dict[int, str]:
     """Ports that flexi's own programs use on a host with `groups` groups, and for what.
 
     Left out are those that the site file chooses: SSH's and the one that users reach.
@@ -36,6 +41,8 @@ def taken(groups: int, *, has_gpus: bool, is_gateway: bool) -> dict[int, str]:
         }
     if has_gpus:
         ports[AGENT_CHECK] = "flexi-agent"
+    if has_chat:
+        ports |= {CHAT: "the chat", CHAT_API: "the chat's way to the models"}
     for index in range(groups):
         ports[FIRST_INSTANCE + index] = "an Ollama instance"
     return ports

@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from .chat_model import ChatPlan
 from .model import ClassPlan, HostPlan, InstancePlan, ModelOnInstance, Plan
 
 NARROW = 72
@@ -36,6 +37,9 @@ class _Page:
             yield self._host(host, plan)
         yield Text()
         yield self._gateway(plan)
+        if plan.chat:
+            yield Text()
+            yield self._chat(plan.chat)
         if plan.warnings:
             yield Text()
             yield self._warnings(plan)
@@ -142,6 +146,12 @@ class _Page:
             *(_indented(Text(f"class {rules.name}: {_rules(rules)}")) for rules in gateway.classes),
             _indented(Text(f"without a key: {without}")),
         )
+
+    def _chat(self, chat: ChatPlan) -> RenderableType:
+        title = Text.assemble(("chat", "bold magenta"), f"  {chat.url}  on {chat.host}  Open WebUI {chat.version}")
+        embedding = f"; index: {chat.embedding_model}" if chat.embedding_model else ""
+        models = f"models: {', '.join(chat.models)}; first: {chat.default_model}; titles: {chat.task_model}{embedding}"
+        return Group(title, _indented(Text(models)))
 
     def _warnings(self, plan: Plan) -> RenderableType:
         lines = [Text.assemble((f"{w.where}: ", "yellow"), w.message) for w in plan.warnings]

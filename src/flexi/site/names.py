@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic_core import PydanticCustomError
 
 from flexi.plan import maintenance
+from flexi.plan.chat_model import CHAT_CONSUMER
 from flexi.plan.model import HEALTH_CONSUMER
 
 
@@ -218,6 +219,21 @@ def version(value: str) -> str:
     return value
 
 
+def chat_version(value: str) -> str:
+    """A release of Open WebUI."""
+    try:
+        return version(value)
+    except PydanticCustomError:
+        raise refused("is no version of Open WebUI", "write three numbers, e.g. '0.12.4'") from None
+
+
+def age_recipient(value: str) -> str:
+    """A public key of age (`age1…`, Bech32; C2SP age, "Native X25519 recipients")."""
+    if not re.fullmatch(r"age1[02-9ac-hj-np-z]{58}", value, re.ASCII):
+        raise refused("is no public key of age", "write the line `age1…` that age-keygen shows")
+    return value
+
+
 def toolkit(value: str) -> str:
     if not re.fullmatch(r"\d{2}\.\d{1,2}", value, re.ASCII):
         raise refused("is no version of the CUDA toolkit", 'write major and minor in quotes, e.g. "12.4"')
@@ -262,14 +278,15 @@ def mail_address(value: str) -> str:
     return value
 
 
+_OURS = {HEALTH_CONSUMER: "flexi's own health checks", CHAT_CONSUMER: "the chat"}
 CONSUMER_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
 
 
 def consumer_name(value: str) -> str:
     if not CONSUMER_NAME.fullmatch(value):
         raise refused("is no name for a consumer (small letters, digits, '.', '_' and '-')", "write e.g. 'moodle-2026'")
-    if value == HEALTH_CONSUMER:
-        raise refused("is the name of flexi's own health checks", "choose another name")
+    if value in _OURS:
+        raise refused(f"is the name of {_OURS[value]}", "choose another name")
     return value
 
 
@@ -290,8 +307,8 @@ def class_name(value: str) -> str:
         raise refused(
             "is no name for a class (small letters, digits and inner hyphens, at most 32)", "write e.g. 'staff'"
         )
-    if value == HEALTH_CONSUMER:
-        raise refused("is the class of flexi's own health checks", "choose another name")
+    if value in _OURS:
+        raise refused(f"is the class of {_OURS[value]}", "choose another name")
     return value
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from flexi.plan import fit as fitting
 from flexi.plan import platforms, ports
 
+from .chat_rules import chat_problems
 from .document import Path
 from .findings import Problem, nearest, shown, suggestion
 from .pair_rules import pair_problems
@@ -19,7 +20,7 @@ def problems(site: Site) -> list[Problem]:
     """Everything that keeps `site` from being deployed."""
     found: list[Problem] = []
     rules = (_gateway, _addresses, _driver, _toolkits, _mirrors, _apt, _cards, _groups, _models, _ports, _firewall)
-    for rule in (*rules, _aliases, _classes, pair_problems, tls_problems):
+    for rule in (*rules, _aliases, _classes, pair_problems, tls_problems, chat_problems):
         found.extend(rule(site))
     # Whether the models fit is only worth saying when cards and models are known and told apart.
     return found or list(_room(site))
@@ -170,9 +171,10 @@ def _cards(site: Site) -> Iterator[Problem]:
         if host.gpus is None:
             if host.groups:
                 yield Problem(("hosts", name, "groups"), "need cards", f"add hosts.{name}.gpus", at_key=True)
-            elif name not in site.gateways:
-                remedy = f"add gpus and groups, or name it in gateway.host, or remove {name}"
-                yield Problem(("hosts", name), "has neither GPUs nor the gateway: nothing to do", remedy, at_key=True)
+            elif name not in site.gateways and not site.has_chat(name):
+                remedy = f"add gpus and groups, or name it in gateway.host or chat.host, or remove {name}"
+                reason = "has neither GPUs nor the gateway nor the chat: nothing to do"
+                yield Problem(("hosts", name), reason, remedy, at_key=True)
             continue
         if not host.groups:
             remedy = f"add hosts.{name}.groups, e.g. groups: {{{name[:1]}: {{gpus: all, models: [llama3:8b]}}}}"
@@ -270,6 +272,11 @@ def _ports(site: Site) -> Iterator[Problem]:
         if port in taken:
             reason = f"is taken by {taken[port]} on {name}"
             yield Problem(("gateway", "port"), reason, "choose another, e.g. 80", shown(port))
+        chat_port = site.content.chat.port if site.content.chat else None
+        taken |= {port: "the API"} | ({site.http_port: "plain HTTP"} if site.http_port else {})
+        if chat_port in taken:
+            reason = f"is taken by {taken[chat_port]} on {name}"
+            yield Problem(("chat", "port"), reason, "choose another, or remove it", shown(chat_port))
     for name in site.content.hosts:
         own = _own_ports(site, name)
         if ssh.port in own:
@@ -281,7 +288,8 @@ def _ports(site: Site) -> Iterator[Problem]:
 def _own_ports(site: Site, name: str) -> dict[int, str]:
     host = site.content.hosts[name]
     is_gateway = name in site.gateways
-    return ports.taken(len(host.groups), has_gpus=host.gpus is not None, is_gateway=is_gateway)
+    has_chat = site.has_chat(name)
+    return ports.taken(len(host.groups), has_gpus=host.gpus is not None, is_gateway=is_gateway, has_chat=has_chat)
 
 
 def _firewall(site: Site) -> Iterator[Problem]:
@@ -303,7 +311,8 @@ def _closed(site: Site, name: str, port: int) -> tuple[str, str] | None:
     content = site.content
     if port == content.ssh.port:
         return "is SSH's, which is open already", "set ssh.allow_from"
-    if name in site.gateways and port in (site.users_port, site.http_port):
+    chat_port = content.chat.port if content.chat else None
+    if name in site.gateways and port in (site.users_port, site.http_port, chat_port):
         return "is the gateway's, which is open already", "set gateway.allow_from"
     owner = _own_ports(site, name).get(port)
     if owner:

@@ -13,6 +13,7 @@ from flexi.data import ModelFacts
 from flexi.plan.model import PlatformName
 
 from . import names
+from .chat_schema import Chat
 from .gateway_schema import Gateway
 from .section import FilePath, GroupName, HostName, Line, ModelName, Network, Port, Section, Url, UrlOrPath
 
@@ -140,6 +141,12 @@ class Mirrors(Section):
         default=None,
         description="Registry that models are pulled from, without a path. Default: registry.ollama.ai.",
         examples=["https://registry.example.edu"],
+    )
+    pypi: Url | None = Field(
+        default=None,
+        description="Package index that the chat's Python packages come from (simple repository API). Default: "
+        "pypi.org.",
+        examples=["https://mirror.example.edu/pypi/simple"],
     )
 
 
@@ -327,7 +334,7 @@ class Firewall(Section):
 
 
 class Host(Section):
-    """A machine. One without `gpus` can be the gateway."""
+    """A machine. One without `gpus` can be the gateway, or have the chat."""
 
     address: Annotated[str, AfterValidator(names.address)] = Field(
         description="IPv4 address that the gateway and the other hosts use, and SSH where no `ssh.config` maps it.",
@@ -368,3 +375,4 @@ class SiteFile(Section):
     firewall: Firewall = Field(default=Firewall(), description="Opened on every host.")
     hosts: dict[HostName, Host] = Field(min_length=1, description="The machines, by host name.")
     gateway: Gateway
+    chat: Chat | None = None

@@ -23,3 +23,19 @@ class Section(BaseModel):
     """A mapping of the site file: no other keys than its own, no conversions, never changed."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Secret(Section):
+    """A secret that others gave: it stands in no site file, and is read when it is brought to its host."""
+
+    file: FilePath | None = Field(
+        default=None,
+        description="File that holds it and nothing else, readable by you alone and in no repository; relative paths "
+        "start at the site file.",
+        examples=["ldap.secret"],
+    )
+    command: Line | None = Field(
+        default=None,
+        description="Command that prints it, run by `sh` beside the site file.",
+        examples=["pass show flexi/ldap"],
+    )

@@ -56,6 +56,10 @@ class Site:
         names = (gateway.host, gateway.standby) if gateway.standby else (gateway.host,)
         return {name: self.content.hosts[name] for name in names if name in self.content.hosts}
 
+    def has_chat(self, name: str) -> bool:
+        """Whether the host called `name` has the chat."""
+        return self.content.chat is not None and self.content.chat.host == name
+
     @property
     def users_address(self) -> str:
         """The address that users reach."""

@@ -1,0 +1,184 @@
+"""The chat in the plan: where it runs, how it is reached, and what it offers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from . import platforms, ports
+from .chat_model import (
+    CHAT_CONSUMER,
+    AgreementPlan,
+    ChatHostPlan,
+    ChatPlan,
+    LdapPlan,
+    OidcPlan,
+    SecretPlan,
+    SignInPlan,
+    TrustedHeadersPlan,
+)
+from .model import ClassPlan, FirewallRule
+
+if TYPE_CHECKING:
+    from flexi.site.chat_schema import Chat
+    from flexi.site.section import Secret
+    from flexi.site.sign_in_schema import Ldap, Oidc, SignIn, TrustedHeaders
+    from flexi.site.site import Site
+
+CHAT_CLASS = ClassPlan(
+    name=CHAT_CONSUMER,
+    models=None,
+    at_once=1000,
+    per_minute=None,
+    per_hour=None,
+    per_day=None,
+    priority="interactive",
+    networks=(),
+    options="fixed",
+)
+"""What the chat may do: it stands for all its users."""
+
+
+def chat_plan(site: Site) -> ChatPlan | None:
+    """None where the site has no chat."""
+    chat = site.content.chat
+    if chat is None:
+        return None
+    talking, embedding = _models(site)
+    offered = tuple(talking if chat.models == "all" else (_spelled(name, talking) for name in chat.models))
+    default = _spelled(chat.default_model, offered) if chat.default_model else offered[0]
+    agreement = chat.agreement
+    return ChatPlan(
+        host=chat.host,
+        address="127.0.0.1" if _alone(site, chat) else site.content.hosts[chat.host].address,
+        listen_port=ports.CHAT,
+        name=chat.name,
+        port=chat.port or site.users_port,
+        own_port=chat.port is not None,
+        scheme="https" if site.content.gateway.tls else "http",
+        version=chat.version,
+        title=chat.title,
+        logo=site.beside(chat.logo),
+        language=chat.language,
+        models=offered,
+        default_model=default,
+        task_model=_spelled(chat.task_model, talking) if chat.task_model else default,
+        embedding_model=_spelled(chat.embedding_model, embedding)
+        if chat.embedding_model
+        else next(iter(embedding), None),
+        admins=chat.admins,
+        admins_read_chats=chat.admins_read_chats,
+        workers=chat.workers,
+        database=chat.database,
+        database_url=_secret(site, chat.database_url) if chat.database_url else None,
+        redis_url=_secret(site, chat.redis_url) if chat.redis_url else None,
+        retention_days=chat.retention_days,
+        agreement=AgreementPlan(version=agreement.version, de=site.beside(agreement.de), en=site.beside(agreement.en))
+        if agreement
+        else None,
+        sign_in=_sign_in(site, chat.sign_in),
+        courses=site.beside(chat.courses),
+        recipients=chat.backup.recipients if chat.backup else (),
+    )
+
+
+def chat_host(site: Site, name: str) -> ChatHostPlan | None:
+    """A host's part as the chat's; None on the others."""
+    chat = site.content.chat
+    if chat is None or chat.host != name:
+        return None
+    python = platforms.PYTHONS[site.content.hosts[name].platform]
+    return ChatHostPlan(
+        packages=python.packages,
+        python=python.path,
+        index=site.content.mirrors.pypi,
+        gateway_url=_gateway_url(site, chat),
+    )
+
+
+def chat_rules(site: Site, name: str) -> Iterator[FirewallRule]:
+    """What the firewall opens on the host called `name`."""
+    chat = site.content.chat
+    if chat is None:
+        return
+    if chat.port and name in site.gateways:
+        yield FirewallRule(port=chat.port, sources=site.content.gateway.allow_from, purpose="chat")
+    if chat.host == name and not _alone(site, chat):
+        sources = tuple(gateway.address for gateway in site.gateways.values())
+        yield FirewallRule(port=ports.CHAT, sources=sources, purpose="chat, from the gateway")
+
+
+def _alone(site: Site, chat: Chat) -> bool:
+    """Whether nobody but its own host has to reach it."""
+    return list(site.gateways) == [chat.host]
+
+
+def _gateway_url(site: Site, chat: Chat) -> str:
+    """Plain HTTP over loopback where the gateway is the same host, and over the network as everyone."""
+    if chat.host in site.gateways:
+        return f"http://127.0.0.1:{ports.CHAT_API}"
+    gateway = site.content.gateway
+    if gateway.tls:
+        return f"https://{gateway.name}" + ("" if site.users_port == ports.HTTPS else f":{site.users_port}")
+    return f"http://{site.users_address}:{site.users_port}"
+
+
+def _models(site: Site) -> tuple[list[str], list[str]]:
+    """Names of models that talk, and of those that make embeddings, in the file's order."""
+    names = {name.lower(): name for _, _, _, group in reversed(list(site.groups())) for name in reversed(group.models)}
+    ordered = list(reversed(names.values()))
+    embedding = [name for name in ordered if (facts := site.model(name)) and facts.embedding]
+    return [name for name in ordered if name not in embedding], embedding
+
+
+def _spelled(name: str, known: tuple[str, ...] | list[str]) -> str:
+    return next(other for other in known if other.lower() == name.lower())
+
+
+def _secret(site: Site, secret: Secret) -> SecretPlan:
+    return SecretPlan(file=site.beside(secret.file), command=secret.command, folder=str(site.path.parent))
+
+
+def _sign_in(site: Site, sign_in: SignIn) -> SignInPlan:
+    return SignInPlan(
+        local=sign_in.local,
+        ldap=_ldap(site, sign_in.ldap) if sign_in.ldap else None,
+        oidc=_oidc(site, sign_in.oidc) if sign_in.oidc else None,
+        trusted_headers=_headers(site, sign_in.trusted_headers) if sign_in.trusted_headers else None,
+    )
+
+
+def _ldap(site: Site, ldap: Ldap) -> LdapPlan:
+    return LdapPlan(
+        host=ldap.host,
+        port=ldap.port or (636 if ldap.tls else 389),
+        tls=ldap.tls,
+        ca=site.beside(ldap.ca),
+        bind_dn=ldap.bind_dn,
+        bind_password=_secret(site, ldap.bind_password),
+        base=ldap.base,
+        filter=ldap.filter,
+        user=ldap.user,
+        mail=ldap.mail,
+        groups=ldap.groups,
+    )
+
+
+def _oidc(site: Site, oidc: Oidc) -> OidcPlan:
+    return OidcPlan(
+        discovery=oidc.discovery,
+        client_id=oidc.client_id,
+        client_secret=_secret(site, oidc.client_secret),
+        name=oidc.name,
+        scopes=oidc.scopes,
+        groups=oidc.groups,
+    )
+
+
+def _headers(site: Site, headers: TrustedHeaders) -> TrustedHeadersPlan:
+    return TrustedHeadersPlan(
+        apache=site.beside(headers.apache) or headers.apache,
+        mail=headers.mail,
+        name=headers.name,
+        groups=headers.groups,
+    )

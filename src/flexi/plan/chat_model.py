@@ -1,0 +1,128 @@
+"""The chat's part of the plan: plain data, as in `flexi.plan.model`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from .frozen import Frozen
+
+CHAT_CONSUMER = "flexi-chat"
+"""The chat's name at the gateway, whose key it makes for itself. Its class has the same name."""
+
+CHAT_RELEASES = ("0.12.4",)
+"""Of Open WebUI, whose packages flexi has a lock of."""
+
+
+class SecretPlan(Frozen):
+    """Where a secret is on the admin's machine; it is read when it is brought, so no plan that is printed holds it."""
+
+    file: str | None
+    """Absolute."""
+    command: str | None
+    folder: str
+    """Where `command` is run."""
+
+
+class AgreementPlan(Frozen):
+    version: str
+    de: str | None
+    """Absolute paths on the admin's machine, of Markdown; one of the two is there."""
+    en: str | None
+
+
+class LdapPlan(Frozen):
+    host: str
+    port: int
+    tls: bool
+    ca: str | None
+    """A file on the admin's machine, absolute."""
+    bind_dn: str
+    bind_password: SecretPlan
+    base: str
+    filter: str | None
+    user: str
+    mail: str
+    groups: str | None
+
+
+class OidcPlan(Frozen):
+    discovery: str
+    client_id: str
+    client_secret: SecretPlan
+    name: str
+    scopes: str
+    groups: str | None
+
+
+class TrustedHeadersPlan(Frozen):
+    apache: str
+    """A file on the admin's machine, absolute."""
+    mail: str
+    name: str
+    groups: str | None
+
+
+class SignInPlan(Frozen):
+    local: bool
+    ldap: LdapPlan | None
+    oidc: OidcPlan | None
+    trusted_headers: TrustedHeadersPlan | None
+
+
+class ChatPlan(Frozen):
+    """The chat as the whole site knows it."""
+
+    host: str
+    address: str
+    """Where it listens on that host: loopback where the only gateway is the same host."""
+    listen_port: int
+    name: str
+    """The public host name."""
+    port: int
+    """The port that users reach: its own, or the gateway's."""
+    own_port: bool
+    """Whether nothing but the chat is behind `port`."""
+    scheme: Literal["http", "https"]
+    version: str
+    title: str
+    logo: str | None
+    """A file on the admin's machine, absolute."""
+    language: Literal["de", "en"]
+    models: tuple[str, ...]
+    """What every user may choose, as the groups spell them."""
+    default_model: str
+    task_model: str
+    embedding_model: str | None
+    """None where no group has one."""
+    admins: tuple[str, ...]
+    admins_read_chats: bool
+    workers: int
+    database: Literal["sqlite", "postgresql"]
+    database_url: SecretPlan | None
+    """None where the database is on the chat's host."""
+    redis_url: SecretPlan | None
+    retention_days: int | None
+    agreement: AgreementPlan | None
+    sign_in: SignInPlan
+    courses: str | None
+    """Folder on the admin's machine, absolute."""
+    recipients: tuple[str, ...]
+    """Public keys of age that backups are for."""
+
+    @property
+    def url(self) -> str:
+        """As users type it."""
+        own = {"http": 80, "https": 443}[self.scheme]
+        return f"{self.scheme}://{self.name}" + ("" if self.port == own else f":{self.port}")
+
+
+class ChatHostPlan(Frozen):
+    """What the chat's host needs for it."""
+
+    packages: tuple[str, ...]
+    python: str
+    """Path of the interpreter that runs it: 3.11 or 3.12."""
+    index: str | None
+    """A package index of the site's own; None is PyPI."""
+    gateway_url: str
+    """Where it reaches the models."""

@@ -1,0 +1,102 @@
+"""Keys of `chat` that do not go together, or not with the rest of the site."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from flexi.plan.chat_model import CHAT_RELEASES
+
+from .chat_schema import Chat
+from .document import Path
+from .findings import Problem, shown, suggestion
+from .section import Secret
+from .site import Site
+
+HERE = ("chat",)
+
+
+def chat_problems(site: Site) -> Iterator[Problem]:
+    chat = site.content.chat
+    if chat is None:
+        return
+    hosts = list(site.content.hosts)
+    if chat.host not in hosts:
+        yield Problem((*HERE, "host"), "is none of the hosts", suggestion(chat.host, hosts), shown(chat.host))
+    if chat.version not in CHAT_RELEASES:
+        reason = "is no release that this flexi knows all packages of"
+        yield Problem((*HERE, "version"), reason, suggestion(chat.version, CHAT_RELEASES), shown(chat.version))
+    if chat.name == site.content.gateway.name:
+        reason = "is gateway.name too: the API and the page have names of their own"
+        yield Problem((*HERE, "name"), reason, f"write e.g. 'chat.{chat.name}'", shown(chat.name))
+    yield from _models(site, chat)
+    yield from _database(chat)
+    yield from _agreement(chat)
+    for path, secret in _secrets(chat):
+        if (secret.file is None) == (secret.command is None):
+            reason = "names no secret" if secret.file is None else "names two secrets"
+            yield Problem((*HERE, *path), reason, "write {file: x.secret} or {command: pass show x}", at_key=True)
+
+
+def _models(site: Site, chat: Chat) -> Iterator[Problem]:
+    embeds: dict[str, bool] = {}
+    spelled: dict[str, str] = {}
+    for _, _, _, group in site.groups():
+        for name in group.models:
+            facts = site.model(name)
+            embeds[name.lower()] = facts is not None and facts.embedding
+            spelled.setdefault(name.lower(), name)
+    talking = [spelled[name] for name, embedding in embeds.items() if not embedding]
+    offered = talking if chat.models == "all" else chat.models
+    for index, name in enumerate(() if chat.models == "all" else chat.models):
+        yield from _known((*HERE, "models", index), name, talking, embeds)
+    if chat.default_model is not None and chat.default_model.lower() not in {name.lower() for name in offered}:
+        remedy = suggestion(chat.default_model, list(offered))
+        yield Problem((*HERE, "default_model"), "is no model that the chat offers", remedy, shown(chat.default_model))
+    if chat.task_model is not None:
+        yield from _known((*HERE, "task_model"), chat.task_model, talking, embeds)
+    if not talking:
+        yield Problem(HERE, "has no model to talk to", "add one to a group", at_key=True)
+    embedding = chat.embedding_model
+    if embedding is not None and not embeds.get(embedding.lower(), False):
+        known = [spelled[name] for name, is_embedding in embeds.items() if is_embedding]
+        remedy = suggestion(embedding, known) if known else "add one to a group, e.g. nomic-embed-text"
+        yield Problem((*HERE, "embedding_model"), "is no embedding model of any group", remedy, shown(embedding))
+    elif not any(embeds.values()) and chat.courses is not None:
+        remedy = "add one to a group, e.g. nomic-embed-text"
+        yield Problem((*HERE, "courses"), "need an embedding model, and no group has one", remedy, at_key=True)
+
+
+def _known(path: Path, name: str, talking: list[str], embeds: dict[str, bool]) -> Iterator[Problem]:
+    if name.lower() not in embeds:
+        yield Problem(path, "is in no group", suggestion(name, talking), shown(name))
+    elif embeds[name.lower()]:
+        yield Problem(path, "makes embeddings only", suggestion(name, talking), shown(name))
+
+
+def _database(chat: Chat) -> Iterator[Problem]:
+    if chat.database == "sqlite":
+        if chat.workers > 1:
+            reason = "need a database that several processes can use"
+            yield Problem((*HERE, "workers"), reason, "set database: postgresql, or workers: 1", shown(chat.workers))
+        if chat.database_url:
+            remedy = "set database: postgresql, or remove it"
+            yield Problem((*HERE, "database_url"), "does not go with sqlite", remedy, at_key=True)
+    if chat.workers == 1 and chat.redis_url:
+        yield Problem((*HERE, "redis_url"), "is for more than one worker", "remove it", at_key=True)
+
+
+def _agreement(chat: Chat) -> Iterator[Problem]:
+    agreement = chat.agreement
+    if agreement and not (agreement.de or agreement.en):
+        yield Problem((*HERE, "agreement"), "has no text", "add de or en, or both", at_key=True)
+
+
+def _secrets(chat: Chat) -> Iterator[tuple[Path, Secret]]:
+    """Every secret of the section, and where it stands."""
+    found: list[tuple[Path, Secret | None]] = [
+        (("database_url",), chat.database_url),
+        (("redis_url",), chat.redis_url),
+        (("sign_in", "ldap", "bind_password"), chat.sign_in.ldap.bind_password if chat.sign_in.ldap else None),
+        (("sign_in", "oidc", "client_secret"), chat.sign_in.oidc.client_secret if chat.sign_in.oidc else None),
+    ]
+    yield from ((path, secret) for path, secret in found if secret is not None)
