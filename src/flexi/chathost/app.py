@@ -1,0 +1,165 @@
+"""`uvicorn flexi.chathost.app:app`: Open WebUI behind the gate.
+
+Environment, beside Open WebUI's own: `FLEXI_AGREEMENT`, the folder with the agreement's texts or `none`;
+`FLEXI_LANGUAGE`, the page's language where a browser asks for neither. A missing one stops the start.
+
+Read in the source of release 0.12.4; what it relies on is checked at the start, and a release that differs does not
+serve.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+os.environ.setdefault("FROM_INIT_PY", "true")  # As `open-webui serve` says that it was installed, not built (env.py).
+
+import open_webui.utils.auth as their_auth
+from fastapi import APIRouter, Depends, Request
+from starlette.routing import Match, Mount
+from starlette.staticfiles import StaticFiles
+
+from . import agreement, database
+from .acceptances import Acceptances, make_table
+from .gate import INTERNAL, WHO, Access, Gate, Scope
+
+OPEN = frozenset(
+    {
+        ("GET", "/health"),
+        ("GET", "/health/db"),
+        ("GET", "/ready"),
+        ("GET", "/manifest.json"),
+        ("GET", "/opensearch.xml"),
+        ("GET", "/api/config"),
+        ("GET", "/api/version"),
+        ("GET", "/api/changelog"),
+        ("GET", "/api/v1/auths/"),
+        ("POST", "/api/v1/auths/signin"),
+        ("POST", "/api/v1/auths/ldap"),
+        ("POST", "/api/v1/auths/signup"),
+        ("POST", "/api/v1/auths/signout"),
+        ("POST", "/api/v1/auths/update/timezone"),
+        ("GET", "/oauth/{provider}/login"),
+        ("GET", "/oauth/{provider}/login/callback"),
+        ("GET", "/oauth/{provider}/callback"),
+        ("POST", "/oauth/backchannel-logout"),
+    }
+)
+"""Methods and routes of Open WebUI that a stranger may call: none has a model behind it."""
+
+
+def _folder(environment: dict[str, str]) -> Path | None:
+    said = environment.get("FLEXI_AGREEMENT", "")
+    if not said:
+        raise RuntimeError("FLEXI_AGREEMENT is not set: a folder, or `none` where the site has no agreement")
+    return None if said == "none" else Path(said)
+
+
+def _settings() -> tuple[agreement.Agreement | None, Acceptances]:
+    folder = _folder(dict(os.environ))
+    terms = None if folder is None else agreement.load(folder)
+    return terms, Acceptances(database.engine(), terms)
+
+
+terms, acceptances = _settings()
+_theirs = their_auth.get_verified_user_by_token
+
+
+async def _who_accepted(token: str, redis: Any = None) -> Any:
+    """Open WebUI's own, which its WebSockets know their users by, for those who have accepted."""
+    user = await _theirs(token, redis)
+    return user if user is not None and await acceptances.accepted(user.id) else None
+
+
+# Before the modules that take the name from there: tokens come inside a WebSocket, where no gate sees them.
+their_auth.get_verified_user_by_token = _who_accepted
+
+import open_webui.main as theirs  # noqa: E402
+
+
+def _check() -> None:
+    """Raise RuntimeError where this release of Open WebUI is not what the gate was written for."""
+    users = [
+        name
+        for name, module in sys.modules.items()
+        if name.startswith("open_webui.")
+        and getattr(module, "get_verified_user_by_token", _who_accepted) is not _who_accepted
+    ]
+    if users:
+        raise RuntimeError(f"modules know users past the gate: {', '.join(users)}")
+    if "open_webui.socket.main" not in sys.modules or not hasattr(theirs.app.state, "CHAT_COMPLETION_HANDLER"):
+        raise RuntimeError("this release of Open WebUI is built in another way than the gate knows")
+    there = {
+        (method, route.path) for route in theirs.app.router.routes for method in getattr(route, "methods", None) or ()
+    }
+    if missing := sorted(path for method, path in OPEN - there):
+        raise RuntimeError(f"this release of Open WebUI lacks {', '.join(missing)}")
+
+
+def _watch_what_runs_alone() -> None:
+    """Automations, timers and channels ask models with nobody's request: their users must have accepted as well."""
+    handler = theirs.app.state.CHAT_COMPLETION_HANDLER
+
+    async def for_who_accepted(request: Request, form_data: dict[str, Any], user: Any) -> Any:
+        if user.email != INTERNAL and not await acceptances.accepted(user.id):
+            raise PermissionError("the user has not accepted the agreement")
+        return await handler(request, form_data, user=user)
+
+    theirs.app.state.CHAT_COMPLETION_HANDLER = for_who_accepted
+
+
+def _add_who() -> None:
+    """A route that says who asks; reached from inside the process only."""
+    router = APIRouter()
+
+    @router.get(WHO)
+    async def who(request: Request, user: Annotated[Any, Depends(their_auth.get_current_user)]) -> dict[str, Any]:
+        claims = getattr(request.state, "claims", None) or {}
+        session = request.state.auth_type == "jwt" and claims.get("typ", "session") == "session"
+        return {"id": user.id, "email": user.email, "name": user.name, "session": session}
+
+    theirs.app.router.routes[0:0] = router.routes
+
+
+def access(scope: Scope) -> Access:
+    """What a path asks of its callers, found as Open WebUI's own router finds what answers: odd spellings end at the
+    same place. What is not known here asks for an account."""
+    for route in theirs.app.router.routes:
+        if route.matches(scope)[0] is not Match.FULL:
+            continue
+        if isinstance(route, Mount):
+            if isinstance(route.app, StaticFiles):
+                return Access.PAGE
+            # Socket.IO: whose socket it is, is said inside and asked above.
+            return Access.OPEN if route.path == "/ws" else Access.ACCOUNT
+        return Access.OPEN if (scope.get("method"), route.path) in OPEN else Access.ACCOUNT
+    return Access.ACCOUNT
+
+
+def _credentials() -> frozenset[bytes]:
+    from open_webui import env
+
+    named = ("authorization", "cookie", env.CUSTOM_API_KEY_HEADER, env.WEBUI_AUTH_TRUSTED_EMAIL_HEADER)
+    return frozenset(name.lower().encode() for name in named if name)
+
+
+def _pages() -> agreement.Page | None:
+    if terms is None:
+        return None
+    return agreement.Page(
+        terms,
+        acceptances,
+        title=os.environ.get("WEBUI_NAME", "Open WebUI"),
+        language=os.environ["FLEXI_LANGUAGE"],
+        address=os.environ.get("WEBUI_URL", ""),
+        key=os.environ["WEBUI_SECRET_KEY"].encode(),
+    )
+
+
+_check()
+_watch_what_runs_alone()
+_add_who()
+make_table(database.engine())
+app = Gate(theirs.app, access, acceptances, _pages(), _credentials())
