@@ -28,6 +28,7 @@ from flexi.paths import INVENTORY
 from flexi.plan import build_plan
 from flexi.plan.model import Plan
 from flexi.plan.render import render_plan
+from flexi.questions import commands as questions_commands
 from flexi.site import SiteError, find_site, load_site
 from flexi.site.findings import Finding
 
@@ -335,6 +336,7 @@ def run_tests(tier: str, pytest_args: tuple[str, ...]) -> None:
 
 cli.add_command(lab_commands.lab)
 cli.add_command(keys_commands.keys)
+cli.add_command(questions_commands.questions)
 
 
 def _after_lab_up(site_file: Path) -> int:

@@ -35,6 +35,7 @@ _ECHO_WORDS = 60
 _ECHO_CONTEXT_WORDS = 150
 _ECHO_SENTENCES = 4
 _TITLE_WORDS = 4
+_TOLD_WORDS = 6
 
 Message = Mapping[str, Any]
 
@@ -143,10 +144,41 @@ def structured(schema: Mapping[str, Any] | str, text: str) -> str:
     """An instance of a JSON schema (or of any object, for "json") that carries `text` in its first string."""
     if isinstance(schema, str):
         return json.dumps({"answer": text}, ensure_ascii=False)
-    return json.dumps(_instance(schema, schema, text, 0), ensure_ascii=False)
+    return json.dumps(_instance(schema, schema, _Strings(text), 0), ensure_ascii=False)
 
 
-def _instance(schema: Any, root: Mapping[str, Any], text: str, depth: int) -> Any:
+class _Strings:
+    """What stands in the strings of a structured answer: the prompt, or, where it has a context, what a sentence of it
+    says. An object then tells that sentence whole, its first half, its second half, and so on; lists hold filler."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        pieces = [" ".join(piece.split()) for _, part in _retrieved(text) for piece in _SENTENCE.split(part)]
+        told = [piece for piece in pieces if len(piece.split()) >= _TOLD_WORDS and not piece.startswith("#")]
+        self._context = _words(" ".join(pieces))
+        self._seed = zlib.crc32(text.encode())
+        self._sentence = told[self._seed % len(told)].split() if told else []
+        self._in_objects = self._in_lists = 0
+
+    def next(self, limit: int, in_list: bool) -> str:
+        if not self._sentence:
+            return self._text[:limit]
+        half = len(self._sentence) // 2
+        if in_list:
+            self._in_lists += 1
+            start = (self._seed + self._in_lists * half) % len(_WORDS)
+            return " ".join((_WORDS * 2)[start : start + half])[:limit]
+        self._in_objects += 1
+        parts = (self._sentence[half:], self._sentence, self._sentence[:half])
+        return " ".join(parts[self._in_objects % 3])[:limit]
+
+    def likeliest(self, values: Sequence[Any]) -> Any:
+        """The first value, or that of which the context says most."""
+        shares = [len(words & self._context) / max(len(words), 1) for words in map(_words, map(str, values))]
+        return values[shares.index(max(shares))]
+
+
+def _instance(schema: Any, root: Mapping[str, Any], strings: _Strings, depth: int, in_list: bool = False) -> Any:
     if not isinstance(schema, Mapping) or depth > 12:
         return None
     reference = schema.get("$ref")
@@ -154,28 +186,30 @@ def _instance(schema: Any, root: Mapping[str, Any], text: str, depth: int) -> An
         target: Any = root
         for part in reference[2:].split("/"):
             target = target.get(part, {}) if isinstance(target, Mapping) else {}
-        return _instance(target, root, text, depth + 1)
+        return _instance(target, root, strings, depth + 1, in_list)
     if "const" in schema:
         return schema["const"]
     if schema.get("enum"):
-        return schema["enum"][0]
+        return strings.likeliest(schema["enum"])
     for key in ("anyOf", "oneOf", "allOf"):
         if schema.get(key):
-            return _instance(schema[key][0], root, text, depth + 1)
+            return _instance(schema[key][0], root, strings, depth + 1, in_list)
     kind = schema.get("type", "object" if "properties" in schema else "string")
     if isinstance(kind, list):
         kind = kind[0]
     if kind == "object":
         properties = schema.get("properties", {})
-        return {name: _instance(part, root, text, depth + 1) for name, part in properties.items()}
+        return {name: _instance(part, root, strings, depth + 1, in_list) for name, part in properties.items()}
     if kind == "array":
         items = schema.get("items", {})
-        return [_instance(items, root, text, depth + 1) for _ in range(max(int(schema.get("minItems", 1)), 1))]
+        return [_instance(items, root, strings, depth + 1, True) for _ in range(max(int(schema.get("minItems", 1)), 1))]
     if kind == "integer":
         return math.ceil(schema.get("minimum", 1))
     if kind == "number":
         return float(schema.get("minimum", 1))
-    return {"boolean": True, "null": None}.get(kind, text[: schema.get("maxLength", 200)])
+    if kind in ("boolean", "null"):
+        return True if kind == "boolean" else None
+    return strings.next(schema.get("maxLength", 200), in_list)
 
 
 def tool_call(tools: Sequence[Mapping[str, Any]], messages: Sequence[Message]) -> tuple[str, dict[str, Any]] | None:
@@ -188,7 +222,9 @@ def tool_call(tools: Sequence[Mapping[str, Any]], messages: Sequence[Message]) -
         function = tool.get("function") or {}
         name = str(function.get("name", ""))
         if name and name.lower() in said:
-            arguments = _instance(function.get("parameters") or {"type": "object"}, {}, str(last["content"]), 0)
+            arguments = _instance(
+                function.get("parameters") or {"type": "object"}, {}, _Strings(str(last["content"])), 0
+            )
             return name, arguments if isinstance(arguments, dict) else {}
     return None
 
