@@ -19,13 +19,14 @@ from flexi.operations.applying import applied
 from flexi.operations.gateway import health_key
 from flexi.operations.packages import installed
 from flexi.operations.system import validated_file
-from flexi.plan.model import HEALTH_CONSUMER, Plan
+from flexi.plan.model import HEALTH_CONSUMER, GatewayPlan, Plan
 from flexi.rendering import render
 from roles.agent import PACKAGE
 from roles.gateway import certificate, failover, ledger
 from roles.users import service_user
 
 CERTIFICATE = f"{MAPS}/gateway.pem"
+CHAT_AWAY = f"{MAPS}/chat-away.html"
 HAPROXY = "/etc/haproxy/haproxy.cfg"
 CATALOGUE = "/etc/flexi/catalogue.json"
 UNIT = "/etc/systemd/system/flexi-catalogue.service"
@@ -88,6 +89,7 @@ def install(plan: Plan, package: OperationMeta) -> None:
         key_map=f"{MAPS}/local.map",
         consumer=HEALTH_CONSUMER,
     )
+    away = _chat_away(gateway)
     certificates = certificate.provide(gateway, CERTIFICATE)
     config = validated_file(
         name="Write HAProxy's configuration, checked by HAProxy",
@@ -96,6 +98,8 @@ def install(plan: Plan, package: OperationMeta) -> None:
         check="haproxy -c -q -f {}",
     )
     inputs = [HAPROXY, *(f"{MAPS}/{table}" for table in ("dialects.map", "dialects-end.map", "local.map"))]
+    if gateway.chat:
+        inputs.append(CHAT_AWAY)
     if gateway.tls and not gateway.tls.acme:
         # What certbot renews it brings to HAProxy itself.
         inputs.append(CERTIFICATE)
@@ -104,7 +108,7 @@ def install(plan: Plan, package: OperationMeta) -> None:
         what="haproxy.service",
         inputs=inputs,
         command=f"/usr/bin/python3 {PACKAGE} haproxy-reload",
-        after=[config, *dialects, health, *certificates],
+        after=[config, *away, *dialects, health, *certificates],
     )
     systemd.service(name="Start HAProxy", service="haproxy.service", running=True, enabled=True)
     applied(
@@ -117,6 +121,20 @@ def install(plan: Plan, package: OperationMeta) -> None:
     shared = failover.share(plan)
     failover.end(plan, [packages, *judging, reloaded, *shared])
     certificate.order(gateway, CERTIFICATE)
+
+
+def _chat_away(gateway: GatewayPlan) -> list[OperationMeta]:
+    """Returns the operations after which HAProxy must read the page anew."""
+    if not gateway.chat:
+        files.file(name="Have no page for a chat", path=CHAT_AWAY, present=False)
+        return []
+    page = files.put(
+        name="Write what users see while the chat is away",
+        src=StringIO(render("gateway/chat-away.html.j2", gateway=gateway)),
+        dest=CHAT_AWAY,
+        mode="0644",
+    )
+    return [page]
 
 
 def _guard(plan: Plan, package: OperationMeta) -> list[OperationMeta]:

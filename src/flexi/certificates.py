@@ -86,8 +86,9 @@ def _check_files(gateway: GatewayPlan, now: datetime) -> None:
         if public in map(_der, chain):
             raise InputError(f"{here}: the gateway's own certificate must come first, then those above it")
         raise InputError(f"{_HERE}.key: {tls.key} is not the key of {tls.certificate}")
-    if not _covers(leaf, gateway.name):
-        raise InputError(f"{here} is not for {gateway.name}, but for {', '.join(_names(leaf)) or 'no name at all'}")
+    for name in tls.domains:
+        if not _covers(leaf, name):
+            raise InputError(f"{here} is not for {name}, but for {', '.join(_names(leaf)) or 'no name at all'}")
     if leaf.not_valid_after_utc <= now:
         ended = leaf.not_valid_after_utc.date().isoformat()
         raise InputError(f"{here} ended on {ended}: put the renewed one there, or order it with acme")

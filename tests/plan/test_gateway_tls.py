@@ -66,6 +66,14 @@ def test_a_self_signed_certificate_is_for_name_and_address(make_site: MakeSite) 
     assert tls.names == ("DNS:flexi.example.edu", "IP:192.0.2.2")
 
 
+def test_one_certificate_is_for_the_api_and_for_the_chat(make_site: MakeSite) -> None:
+    chat = "}\nchat: {host: two, name: chat.example.edu"
+    tls = build_plan(make_site(gateway_more="tls: {self_signed: true}" + chat)).gateway.tls
+    assert tls is not None
+    assert tls.names == ("DNS:flexi.example.edu", "DNS:chat.example.edu", "IP:192.0.2.2")
+    assert tls.domains == ("flexi.example.edu", "chat.example.edu")
+
+
 def test_files_and_the_authoritys_secret_are_named_and_not_read(make_site: MakeSite) -> None:
     site = make_site(gateway_more="tls: {certificate: a.pem, key: ./b.key}")
     tls = build_plan(site).gateway.tls

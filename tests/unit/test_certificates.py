@@ -82,6 +82,21 @@ def test_a_certificate_of_another_name(names: tuple[str, ...], name: str, tmp_pa
     assert f"is not for {name}, but for {', '.join(names) or 'no name at all'}" in words
 
 
+def test_a_certificate_that_is_not_for_the_chat_as_well(tmp_path: Path, good: Issued) -> None:
+    (tmp_path / "gateway.pem").write_text(good.certificate)
+    (tmp_path / "gateway.key").write_text(good.key)
+    path = tmp_path / "test.yaml"
+    text = SITE.format(tls="{certificate: gateway.pem, key: gateway.key}", name=NAME)
+    for name in ("other.example.edu", "chat.example.edu"):
+        path.write_text(f"{text}chat: {{host: one, name: {name}}}\n")
+        plan = build_plan(load_site(path))
+        if name == "other.example.edu":
+            certificates.check(plan)
+            continue
+        with pytest.raises(InputError, match=r"is not for chat\.example\.edu, but for other\.example\.edu, flexi"):
+            certificates.check(plan)
+
+
 def test_a_file_that_is_not_there(tmp_path: Path, good: Issued) -> None:
     with pytest.raises(InputError, match=r"gateway.tls.certificate: .*gateway.pem cannot be read \(no such file"):
         certificates.check(plan_of(tmp_path))

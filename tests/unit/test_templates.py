@@ -8,6 +8,7 @@ import jinja2
 import pytest
 
 from flexi.paths import ROOT
+from flexi.plan.chat_model import ChatEdgePlan
 from flexi.plan.model import (
     Backend,
     BackendServer,
@@ -132,6 +133,58 @@ def test_what_a_model_is_may_be_asked_past_the_queue_and_of_ready_instances_only
         "server a 192.0.2.2:11434 track model_llama3_8b/a",
         "server b 192.0.2.3:11435 track model_llama3_8b/b",
     ]
+
+
+CHAT = ChatEdgePlan(
+    name="chat.example.org",
+    url="http://chat.example.org:8088",
+    own_port=8088,
+    title="Fragen & Antworten",
+    language="de",
+    address="192.0.2.9",
+    port=8095,
+    api_port=8094,
+    stripped_headers=("mail", "displayName"),
+    connections=4000,
+)
+
+
+def test_the_chats_requests_pass_by_everything_that_is_the_apis() -> None:
+    edge = sections(haproxy(GATEWAY.model_copy(update={"chat": CHAT})))["frontend api"]
+    assert edge[0] == "acl is_chat req.hdr(host),field(1,:) -m str -i chat.example.org"
+    assert edge.index("http-request allow if is_chat") == 2
+    assert edge.index("use_backend chat if is_chat") < edge.index("use_backend catalogue if is_list")
+    assert "bind 127.0.0.1:8094" in edge
+
+
+def test_what_a_client_says_of_itself_never_reaches_the_chat() -> None:
+    """Such a header would sign it in as anybody."""
+    chat = sections(haproxy(GATEWAY.model_copy(update={"chat": CHAT})))["backend chat"]
+    deleted = {line.removeprefix("http-request del-header ") for line in chat if "http-request del-header" in line}
+    assert deleted >= {"mail", "displayName", "X-Flexi- -m beg", "X-Forwarded- -m beg", "Forwarded", "X-Real-IP"}
+    assert "server chat 192.0.2.9:8095 check inter 2s fastinter 500ms downinter 1s fall 5 rise 1" in chat
+
+
+def test_a_browsers_page_comes_from_the_one_address_that_the_chat_knows() -> None:
+    config = sections(haproxy(GATEWAY.model_copy(update={"chat": CHAT})))
+    assert "http-request set-header Origin http://chat.example.org:8088 if from_here" in config["backend chat"]
+    assert "http-request set-header Host chat.example.org:8088" in config["backend chat"]
+    own = config["frontend chat"]
+    assert "bind *:8088" in own
+    assert "http-request redirect prefix http://chat.example.org:8088 code 308 unless by_name or by_address" in own
+    shared = sections(haproxy(GATEWAY.model_copy(update={"chat": CHAT.model_copy(update={"own_port": None})})))
+    assert "frontend chat" not in shared
+    assert "backend chat" in shared
+
+
+def test_the_page_of_a_chat_that_is_away_is_html() -> None:
+    page = render("gateway/chat-away.html.j2", gateway=GATEWAY.model_copy(update={"chat": CHAT}))
+    assert "<title>Fragen &amp; Antworten</title>" in page
+
+
+def test_without_a_chat_nothing_is_for_it() -> None:
+    assert "is_chat" not in haproxy()
+    assert "backend chat" not in haproxy()
 
 
 def test_every_error_of_the_inner_front_end_says_that_it_is_haproxys() -> None:

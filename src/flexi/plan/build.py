@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from . import maintenance, platforms, ports
-from .chat import CHAT_CLASS, chat_host, chat_plan, chat_rules
+from .chat import CHAT_CLASS, chat_edge, chat_host, chat_plan, chat_rules
 from .consumers import HEALTH_CLASS, consumer_class
 from .environment import instance_environment
 from .fit import Fit, Load
@@ -412,6 +412,7 @@ def _gateway(site: Site) -> GatewayPlan:
             *([CHAT_CLASS] if site.content.chat else []),
         ),
         tls=tls_plan(site),
+        chat=chat_edge(site),
     )
 
 

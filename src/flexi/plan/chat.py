@@ -9,6 +9,7 @@ from . import platforms, ports
 from .chat_model import (
     CHAT_CONSUMER,
     AgreementPlan,
+    ChatEdgePlan,
     ChatHostPlan,
     ChatPlan,
     LdapPlan,
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from flexi.site.section import Secret
     from flexi.site.sign_in_schema import Ldap, Oidc, SignIn, TrustedHeaders
     from flexi.site.site import Site
+
+CONNECTIONS = 4000
+"""Browsers at once. One with the page open holds one (HTTP/2, or a WebSocket) to six (HTTP/1.1)."""
 
 CHAT_CLASS = ClassPlan(
     name=CHAT_CONSUMER,
@@ -79,6 +83,27 @@ def chat_plan(site: Site) -> ChatPlan | None:
         sign_in=_sign_in(site, chat.sign_in),
         courses=site.beside(chat.courses),
         recipients=chat.backup.recipients if chat.backup else (),
+    )
+
+
+def chat_edge(site: Site) -> ChatEdgePlan | None:
+    """The gateways' part; None where the site has no chat."""
+    plan = chat_plan(site)
+    if plan is None:
+        return None
+    headers = plan.sign_in.trusted_headers
+    named = (headers.mail, headers.name, headers.groups) if headers else ()
+    return ChatEdgePlan(
+        name=plan.name,
+        url=plan.url,
+        own_port=plan.port if plan.own_port else None,
+        title=plan.title,
+        language=plan.language,
+        address=plan.address,
+        port=plan.listen_port,
+        api_port=ports.CHAT_API if plan.host in site.gateways else None,
+        stripped_headers=tuple(name for name in named if name),
+        connections=CONNECTIONS,
     )
 
 

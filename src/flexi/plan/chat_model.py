@@ -116,6 +116,32 @@ class ChatPlan(Frozen):
         return f"{self.scheme}://{self.name}" + ("" if self.port == own else f":{self.port}")
 
 
+class ChatEdgePlan(Frozen):
+    """What the gateway does for the chat's users."""
+
+    name: str
+    """The public host name, which tells the chat's requests from the API's."""
+    url: str
+    own_port: int | None
+    """A port with nothing but the chat behind it, besides the gateway's."""
+    title: str
+    language: Literal["de", "en"]
+    address: str
+    """Where the gateway reaches it, with `port`."""
+    port: int
+    api_port: int | None
+    """Loopback port of the API, over plain HTTP, for a chat on the same host."""
+    stripped_headers: tuple[str, ...]
+    """What a client may not say of itself, because the chat would believe it."""
+    connections: int
+    """Browsers that are connected at once; each holds a connection, and one to the chat."""
+
+    @property
+    def authority(self) -> str:
+        """Name and port, as in the header Host."""
+        return self.url.partition("://")[2]
+
+
 class ChatHostPlan(Frozen):
     """What the chat's host needs for it."""
 

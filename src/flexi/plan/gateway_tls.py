@@ -30,9 +30,12 @@ def tls_plan(site: Site) -> TlsPlan | None:
     if tls is None:
         return None
     acme = _acme(site, tls.acme) if tls.acme else None
+    chat = site.content.chat
+    domains = (site.content.gateway.name, *([chat.name] if chat else []))
     return TlsPlan(
         source="acme" if acme else "self-signed" if tls.self_signed else "files",
-        names=tuple(_subject(name) for name in dict.fromkeys((site.content.gateway.name, site.users_address))),
+        names=tuple(_subject(name) for name in dict.fromkeys((*domains, site.users_address))),
+        domains=domains,
         certificate=site.beside(tls.certificate),
         key=site.beside(tls.key),
         acme=acme,

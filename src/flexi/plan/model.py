@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from .chat_model import ChatHostPlan, ChatPlan
+from .chat_model import ChatEdgePlan, ChatHostPlan, ChatPlan
 from .frozen import Frozen as _Frozen
 
 PlatformName = Literal["ubuntu-22.04", "ubuntu-24.04", "debian-12"]
@@ -435,6 +435,8 @@ class TlsPlan(_Frozen):
     source: Literal["files", "acme", "self-signed"]
     names: tuple[str, ...]
     """What a certificate made here is for, as OpenSSL writes it: `DNS:flexi.example.edu`, `IP:192.0.2.1`."""
+    domains: tuple[str, ...]
+    """What one from anywhere else must be for: the gateway's public name, and the chat's."""
     certificate: str | None = None
     key: str | None = None
     """With `certificate`, of source files: on the admin's machine, absolute. Read when it is brought, so no plan that
@@ -496,6 +498,7 @@ class GatewayPlan(_Frozen):
     `HEALTH_CONSUMER`."""
     tls: TlsPlan | None = None
     """None where the gateway speaks plain HTTP."""
+    chat: ChatEdgePlan | None = None
 
     @property
     def host(self) -> str:
@@ -507,9 +510,13 @@ class GatewayPlan(_Frozen):
         return ANONYMOUS_CLASS
 
     @property
+    def body_limit_mib(self) -> int:
+        return self.body_limit_bytes // 2**20
+
+    @property
     def process_connections(self) -> int:
         """Of HAProxy as a whole: a client's, the guard's for the same request, and some for its figures."""
-        return 2 * self.max_connections + 200
+        return 2 * self.max_connections + (self.chat.connections if self.chat else 0) + 200
 
     @property
     def guard_timeout_s(self) -> int:

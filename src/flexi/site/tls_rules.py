@@ -45,10 +45,13 @@ def _source(tls: Tls) -> Iterator[Problem]:
 
 
 def _acme(site: Site, tls: Tls) -> Iterator[Problem]:
-    name = site.content.gateway.name
-    if is_address(name) or "." not in name:
-        reason = "is no name that an ACME authority certifies"
-        yield Problem(("gateway", "name"), reason, "write a name with its domain, e.g. flexi.example.edu", shown(name))
+    chat = site.content.chat
+    for section, name in (("gateway", site.content.gateway.name), ("chat", chat.name if chat else None)):
+        if name and (is_address(name) or "." not in name):
+            reason = "is no name that an ACME authority certifies"
+            yield Problem(
+                (section, "name"), reason, "write a name with its domain, e.g. flexi.example.edu", shown(name)
+            )
     if site.content.gateway.standby:
         reason = "orders for one gateway only: the authority asks where the floating address is"
         yield Problem((*HERE, "acme"), reason, "bring the certificate with certificate and key", at_key=True)

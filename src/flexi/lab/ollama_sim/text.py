@@ -21,6 +21,7 @@ _TOKEN = re.compile(r"\s?\w{1,5}|\s?[^\w\s]|\s")
 # DEFAULT_RAG_TEMPLATE).
 _CONTEXT = re.compile(r"<(context)\b[^>]*>((?:(?!<\1\b).)*?)</\1>", re.DOTALL | re.IGNORECASE)
 _SOURCE = re.compile(r"<(source|documents|document)\b([^>]*)>((?:(?!<\1\b).)*?)</\1>", re.DOTALL | re.IGNORECASE)
+_MARKS = re.compile(r"<[^>]*>|^#+ ", re.MULTILINE)
 _SOURCE_ID = re.compile(r'\bid="(\d+)"')
 # Not behind the day of a German date (`am 18. Februar`).
 _SENTENCE = re.compile(r"(?<=[^\d\s][.!?])\s+|\n\s*\n|\n(?=[-*#])")
@@ -97,13 +98,13 @@ def _number(attributes: str) -> str:
 
 def _echo(context: Sequence[tuple[str, str]], question: str) -> str:
     """The context, each sentence with the number of its source, as prompts ask for: `It is on 12 March. [1]`."""
-    parts = [(number, " ".join(re.sub(r"<[^>]*>", " ", text).split())) for number, text in context]
+    parts = [(number, " ".join(_MARKS.sub(" ", text).split())) for number, text in context]
     if sum(len(text.split()) for _, text in parts) > _ECHO_CONTEXT_WORDS:
         asked = _words(question)
         pieces = [
             (number, " ".join(piece.split()))
             for number, text in context
-            for piece in _SENTENCE.split(re.sub(r"<[^>]*>", " ", text))
+            for piece in _SENTENCE.split(_MARKS.sub(" ", text))
         ]
         pieces = list(dict.fromkeys(piece for piece in pieces if piece[1]))
         near = sorted(range(len(pieces)), key=lambda place: -len(asked & _words(pieces[place][1])))
