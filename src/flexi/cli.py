@@ -29,6 +29,7 @@ from flexi.plan import build_plan
 from flexi.plan.model import Plan
 from flexi.plan.render import render_plan
 from flexi.questions import commands as questions_commands
+from flexi.saving import commands as saving_commands
 from flexi.site import SiteError, find_site, load_site
 from flexi.site.findings import Finding
 
@@ -337,6 +338,8 @@ def run_tests(tier: str, pytest_args: tuple[str, ...]) -> None:
 cli.add_command(lab_commands.lab)
 cli.add_command(keys_commands.keys)
 cli.add_command(questions_commands.questions)
+cli.add_command(saving_commands.backup)
+cli.add_command(saving_commands.restore)
 
 
 def _after_lab_up(site_file: Path) -> int:

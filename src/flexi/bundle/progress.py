@@ -35,6 +35,11 @@ class Bar:
         if self._bars.shown is not None and self._task is not None:
             self._bars.shown.advance(self._task, count)
 
+    def expect(self, total: int) -> None:
+        """How large it is, or about that: known by now."""
+        if self._bars.shown is not None and self._task is not None:
+            self._bars.shown.update(self._task, total=total)
+
     def restart(self, done: int = 0) -> None:
         """What came so far does not count: the file begins again, with `done` bytes there."""
         self._done = done

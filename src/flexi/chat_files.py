@@ -1,0 +1,20 @@
+"""Where things lie on the chat's host, for the role that writes them and for commands that use them."""
+
+from __future__ import annotations
+
+USER = "flexi-chat"
+UNIT = "flexi-chat.service"
+VENVS = "/opt/flexi/chat"
+CURRENT = f"{VENVS}/current"
+"""The venv in use; a link."""
+PACKAGE = "/opt/flexi/flexi-chat.pyz"
+"""The modules of `flexi.chathost`."""
+DATA = "/var/lib/flexi-chat"
+SETTINGS = "/etc/flexi/chat.env"
+SECRETS = "/etc/flexi/chat-secrets.env"
+"""Root's alone; systemd reads it for the unit."""
+
+
+def program(module: str) -> str:
+    """The shell words that run a module of `flexi.chathost` with the chat's own Python."""
+    return f"env PYTHONPATH={PACKAGE} {CURRENT}/bin/python -m flexi.chathost.{module}"

@@ -1,0 +1,495 @@
+"""Backup and restore of the chat, with the real programs of both sides; ssh, sudo and systemctl are stand-ins."""
+
+from __future__ import annotations
+
+import http.server
+import io
+import json
+import os
+import pwd
+import shutil
+import sqlite3
+import sys
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyrage
+import pytest
+from rich.console import Console
+
+from flexi import chat_files, remote
+from flexi.bundle.progress import Bars
+from flexi.chathost import archive, backup, env_files, postgres, restore, sqlite_files
+from flexi.chathost.archive import BackupError
+from flexi.errors import FlexiError, InputError
+from flexi.paths import INVENTORY, ROOT
+from flexi.plan import build_plan
+from flexi.plan.model import Plan
+from flexi.saving import chat as saving
+from flexi.saving import keys
+from flexi.site import load_site
+
+CANARY = "Wie heißt der Hund von Professor Ada? Kanarienvogel-4711"
+SECRET = "WEBUI_SECRET_KEY=that-of-the-backup\n"
+USER = pwd.getpwuid(os.getuid()).pw_name
+
+
+class Health(http.server.BaseHTTPRequestHandler):
+    well = True
+
+    def do_GET(self) -> None:
+        self.send_response(200 if Health.well else 503)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@dataclass
+class Host:
+    """A machine with a chat: a folder in place of its root."""
+
+    root: Path
+    plan: Plan
+
+    @property
+    def data(self) -> Path:
+        return self.root / "var/flexi-chat"
+
+    @property
+    def secrets(self) -> Path:
+        return self.root / "chat-secrets.env"
+
+    @property
+    def calls(self) -> list[str]:
+        log = self.root / "systemctl.log"
+        return log.read_text().splitlines() if log.exists() else []
+
+    @property
+    def chat(self) -> backup.Chat:
+        return backup.Chat("lab", "0.12.4", self.data, self.secrets, self.root / "chat.env", USER)
+
+    def messages(self) -> list[str]:
+        with closing(sqlite3.connect(self.data / "webui.db")) as database:
+            return [text for (text,) in database.execute("SELECT text FROM message ORDER BY rowid")]
+
+    def write(self, text: str) -> None:
+        with closing(sqlite3.connect(self.data / "webui.db")) as database, database:
+            database.execute("INSERT INTO message VALUES (?)", (text,))
+
+
+def fill(data: Path) -> None:
+    (data / "uploads").mkdir(parents=True)
+    (data / "uploads/skript.pdf").write_bytes(b"%PDF " + CANARY.encode() * 5000)
+    (data / "vector_db/segment").mkdir(parents=True)
+    (data / "vector_db/segment/data_level0.bin").write_bytes(b"\1" * 4096)
+    (data / "cache/whisper").mkdir(parents=True)
+    (data / "cache/whisper/model.bin").write_bytes(b"\2" * 4096)
+    for path in (data / "webui.db", data / "vector_db/chroma.sqlite3"):
+        with closing(sqlite3.connect(path)) as database, database:
+            database.execute("PRAGMA synchronous=OFF")
+            database.execute("PRAGMA journal_mode=WAL")
+            database.execute("CREATE TABLE message (text TEXT)")
+
+
+@pytest.fixture
+def host(tmp_path: Path, lab: Plan, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    root = tmp_path / "host"
+    programs = tmp_path / "programs"
+    for folder in (root / "var", programs, root / "venv/bin"):
+        folder.mkdir(parents=True)
+    stand_ins = {
+        "ssh": 'for last; do :; done; exec sh -c "$last"',
+        "sudo": 'shift; exec "$@"',
+        "systemctl": f'echo "$*" >>{root}/systemctl.log',
+    }
+    for name, script in stand_ins.items():
+        (programs / name).write_text(f"#!/bin/sh\n{script}\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    (root / "venv/bin/python").symlink_to(sys.executable)
+    monkeypatch.setattr(chat_files, "PACKAGE", str(ROOT / "src"))
+    monkeypatch.setattr(chat_files, "CURRENT", str(root / "venv"))
+    monkeypatch.setattr(chat_files, "DATA", str(root / "var/flexi-chat"))
+    monkeypatch.setattr(chat_files, "SECRETS", str(root / "chat-secrets.env"))
+    monkeypatch.setattr(chat_files, "SETTINGS", str(root / "chat.env"))
+    monkeypatch.setattr(chat_files, "USER", USER)
+    monkeypatch.setattr(remote, "control_path", lambda ssh: str(tmp_path / "socket"))
+    monkeypatch.setattr(Health, "well", True)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Health)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    assert lab.chat
+    chat = lab.chat.model_copy(update={"address": "127.0.0.1", "listen_port": server.server_address[1]})
+    found = Host(root, lab.model_copy(update={"chat": chat}))
+    fill(found.data)
+    found.secrets.write_text(f"{SECRET}GATEWAY_KEY=of-this-host\n")
+    yield found
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """The lab's plan."""
+    folder = tmp_path_factory.mktemp("site")
+    text = (INVENTORY / "lab.yaml").read_text()
+    if "\nchat:" not in text:
+        text += "\nchat: {host: gateway, name: chat.lab.test}\n"
+    (folder / "lab.yaml").write_text(text)
+    return build_plan(load_site(folder / "lab.yaml"))
+
+
+@pytest.fixture
+def key() -> pyrage.x25519.Identity:
+    return pyrage.x25519.Identity.generate()
+
+
+def save(host: Host, key: pyrage.x25519.Identity, folder: Path) -> Path:
+    with Bars(Console(file=io.StringIO())) as bars:
+        return saving.backup(host.plan, [key.to_public()], folder, bars).file
+
+
+def bring_back(host: Host, key: pyrage.x25519.Identity, file: Path) -> saving.Restored:
+    with Bars(Console(file=io.StringIO())) as bars:
+        return saving.restore(host.plan, file, [key], bars)
+
+
+def test_what_was_there_comes_back(host: Host, key: pyrage.x25519.Identity, tmp_path: Path) -> None:
+    host.write(CANARY)
+    file = save(host, key, tmp_path / "new/folder")
+    assert file.name.startswith(f"{host.plan.site}-chat-2")
+    assert file.stat().st_mode & 0o077 == 0
+    assert CANARY.encode() not in file.read_bytes()
+    host.write("after the backup")
+    (host.data / "uploads/skript.pdf").unlink()
+    (host.data / "uploads/later.md").write_text("later")
+    host.secrets.write_text("GATEWAY_KEY=of-this-host\nWEBUI_SECRET_KEY=another\n")
+
+    restored = bring_back(host, key, file)
+    assert (restored.site, restored.version) == (host.plan.site, "0.12.4")
+    assert host.messages() == [CANARY]
+    assert CANARY.encode() in (host.data / "uploads/skript.pdf").read_bytes()
+    assert not (host.data / "uploads/later.md").exists()
+    assert (host.data / "vector_db/segment/data_level0.bin").read_bytes() == b"\1" * 4096
+    # The key that the gateway knows this host by stays; sessions are those of the backup.
+    assert env_files.read((host.secrets,)) == {"GATEWAY_KEY": "of-this-host", "WEBUI_SECRET_KEY": "that-of-the-backup"}
+    assert host.secrets.stat().st_mode & 0o077 == 0
+    assert host.data.stat().st_mode & 0o077 == 0
+    assert [call.split()[0] for call in host.calls] == ["stop", "reset-failed", "start"]
+    assert sorted(path.name for path in host.data.parent.iterdir()) == ["flexi-chat"]
+
+
+def test_a_backup_while_somebody_writes_has_what_was_stored(
+    host: Host, key: pyrage.x25519.Identity, tmp_path: Path
+) -> None:
+    """What is committed lies in the write-ahead log beside the database, and counts; what is not, does not."""
+    with closing(sqlite3.connect(host.data / "webui.db")) as writer:
+        writer.execute("PRAGMA wal_autocheckpoint=0")
+        writer.execute("INSERT INTO message VALUES ('stored')")
+        writer.commit()
+        writer.execute("INSERT INTO message VALUES ('not stored yet')")
+        file = save(host, key, tmp_path)
+        writer.rollback()
+    bring_back(host, key, file)
+    assert host.messages() == ["stored"]
+
+
+def test_it_holds_no_cache_and_no_part_of_a_database(host: Host) -> None:
+    with closing(sqlite3.connect(host.data / "webui.db")) as writer:
+        writer.execute("INSERT INTO message VALUES ('x')")
+        writer.commit()
+        names = members(host)
+    assert not [name for name in names if "cache" in name or name.endswith(("-wal", "-shm"))]
+    assert names[0] == "manifest.json"
+    assert names[-1] == "end.json"
+    assert {"data/webui.db", "data/vector_db/chroma.sqlite3", "data/uploads/skript.pdf"} <= set(names)
+
+
+def members(host: Host) -> list[str]:
+    return tarfile.open(fileobj=io.BytesIO(plain(host))).getnames()
+
+
+def plain(host: Host) -> bytes:
+    target = io.BytesIO()
+    backup.write(host.chat, target, lambda words: None)
+    return target.getvalue()
+
+
+def test_vectors_are_copied_again_until_nothing_changed_meanwhile(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chroma writes its index in place: a copy of which the half is older would be broken."""
+    segment = host.data / "vector_db/segment/data_level0.bin"
+    copies = []
+    real = shutil.copyfile
+
+    def meddling(source: Path, target: Path) -> None:
+        real(source, target)
+        copies.append(source)
+        if len(copies) == 1:
+            segment.write_bytes(b"\3" * 4096)
+
+    monkeypatch.setattr(shutil, "copyfile", meddling)
+    monkeypatch.setattr(backup, "_POLL_S", 0.0)
+    with tarfile.open(fileobj=io.BytesIO(plain(host))) as tar:
+        found = tar.extractfile("data/vector_db/segment/data_level0.bin")
+        assert found is not None
+        assert found.read() == b"\3" * 4096
+    assert len(copies) == 2
+
+
+def test_indexing_without_a_pause_is_said(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = iter(range(1000))
+    monkeypatch.setattr(backup, "_fingerprint", lambda folder: next(numbers))
+    monkeypatch.setattr(backup, "_POLL_S", 0.0)
+    monkeypatch.setattr(backup, "PATIENCE_S", 0.05)
+    with pytest.raises(BackupError, match="being indexed without a pause"):
+        plain(host)
+
+
+def test_a_file_that_goes_meanwhile_is_no_obstacle(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backup, "_size", lambda path: path.unlink() if path.name == "skript.pdf" else None or 0)
+    with pytest.raises(TypeError):
+        plain(host)  # the stand-in's None cannot be added: the file is gone now
+    assert "data/uploads/skript.pdf" not in members(host)
+
+
+def read_all(data: bytes) -> None:
+    for member in archive.read(io.BytesIO(data)):
+        if member.file:
+            member.copy(io.BytesIO())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.9])
+def test_a_cut_backup_is_refused(share: float, host: Host) -> None:
+    data = plain(host)
+    with pytest.raises(BackupError, match=r"not whole|no backup"):
+        read_all(data[: int(len(data) * share)])
+
+
+def test_a_backup_without_its_end_is_refused(host: Host) -> None:
+    """Cut between two members, a tar looks whole to everybody else."""
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w") as cut, tarfile.open(fileobj=io.BytesIO(plain(host))) as whole:
+        for entry in whole.getmembers()[:-2]:
+            cut.addfile(entry, whole.extractfile(entry))
+    with pytest.raises(BackupError, match="not whole"):
+        list(archive.read(io.BytesIO(target.getvalue())))
+
+
+def tampered(host: Host, change: Callable[[tarfile.TarInfo], None]) -> bytes:
+    """A backup with one member changed, its end as it should be."""
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w") as new, tarfile.open(fileobj=io.BytesIO(plain(host))) as old:
+        for entry in old.getmembers():
+            content = old.extractfile(entry)
+            if entry.name == "data/uploads/skript.pdf":
+                change(entry)
+            new.addfile(entry, content if entry.isreg() else None)
+    return target.getvalue()
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "data/../../../etc/cron.d/x", "../x", "etc/x"])
+def test_names_that_lead_elsewhere_are_refused(name: str, host: Host) -> None:
+    data = tampered(host, lambda entry: setattr(entry, "name", name))
+    with pytest.raises(BackupError, match="does not belong into one"):
+        restore.restore(host.chat, restore.Service("x", "http://127.0.0.1:1/"), io.BytesIO(data))
+    assert host.calls == []
+
+
+def test_links_are_refused(host: Host) -> None:
+    def link(entry: tarfile.TarInfo) -> None:
+        entry.type, entry.linkname, entry.size = tarfile.SYMTYPE, "/etc/passwd", 0
+
+    with pytest.raises(BackupError, match="does not belong into one"):
+        restore.restore(host.chat, restore.Service("x", "http://127.0.0.1:1/"), io.BytesIO(tampered(host, link)))
+
+
+def of_version(host: Host, version: str) -> bytes:
+    target = io.BytesIO()
+    backup.write(backup.Chat("lab", version, *[getattr(host.chat, n) for n in ("data", "secrets", "settings", "user")]),
+                 target, lambda words: None)  # fmt: skip
+    return target.getvalue()
+
+
+def test_a_newer_release_is_refused_before_anything_is_stopped(host: Host) -> None:
+    """Alembic's migrations go forward: an older release does not know the tables."""
+    with pytest.raises(BackupError, match=r"of Open WebUI 0\.13\.0, newer than 0\.12\.4 here.*set chat\.version"):
+        restore.restore(host.chat, restore.Service("x", "http://127.0.0.1:1/"), io.BytesIO(of_version(host, "0.13.0")))
+    assert host.calls == []
+
+
+def test_another_kind_of_database_is_refused(host: Host) -> None:
+    data = plain(host)
+    (host.root / "chat.env").write_text('DATABASE_URL="postgresql+psycopg:///flexi-chat?host=/run/postgresql"\n')
+    with pytest.raises(BackupError, match=r"of sqlite, and this chat has postgresql: set chat\.database to sqlite"):
+        restore.restore(host.chat, restore.Service("x", "http://127.0.0.1:1/"), io.BytesIO(data))
+    assert host.calls == []
+
+
+def test_a_broken_database_is_refused(host: Host) -> None:
+    host.write("x" * 20000)
+    (host.data / "webui.db-wal").unlink(missing_ok=True)
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w") as new, tarfile.open(fileobj=io.BytesIO(plain(host))) as old:
+        for entry in old.getmembers():
+            found = old.extractfile(entry)
+            content = found.read() if found else b""
+            if entry.name == "data/webui.db":
+                content = content[:4096] + b"\xff" * (len(content) - 4096)
+            new.addfile(entry, io.BytesIO(content))
+    with pytest.raises(BackupError, match=r"data/webui\.db is broken in the backup"):
+        restore.restore(host.chat, restore.Service("x", "http://127.0.0.1:1/"), io.BytesIO(target.getvalue()))
+    assert host.calls == []
+
+
+def test_a_chat_that_does_not_come_up_gets_back_what_it_had(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = plain(host)
+    host.write("since the backup")
+    host.secrets.write_text("WEBUI_SECRET_KEY=of-now\n")
+    monkeypatch.setattr(restore, "STARTS_WITHIN_S", 0.0)
+    seen = []
+
+    def opened(self: object, url: str, timeout: float) -> object:
+        seen.append(host.messages())
+        if len(seen) == 1:
+            raise OSError("refused")
+        return http_ok()
+
+    monkeypatch.setattr("urllib.request.OpenerDirector.open", opened)
+    with pytest.raises(BackupError, match="does not come up with it"):
+        restore.restore(host.chat, restore.Service("flexi-chat.service", "http://127.0.0.1:1/"), io.BytesIO(data))
+    assert seen == [[], ["since the backup"]]
+    assert host.messages() == ["since the backup"]
+    assert env_files.read((host.secrets,)) == {"WEBUI_SECRET_KEY": "of-now"}
+    assert [call.split()[0] for call in host.calls] == ["stop", "reset-failed", "start"] * 2
+    assert sorted(path.name for path in host.data.parent.iterdir()) == ["flexi-chat"]
+
+
+class http_ok:  # noqa: N801
+    status = 200
+
+    def __enter__(self) -> http_ok:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        pass
+
+
+def test_a_host_without_the_chat_says_so(host: Host, key: pyrage.x25519.Identity, tmp_path: Path) -> None:
+    (host.root / "venv/bin/python").unlink()
+    with pytest.raises(FlexiError, match="there is no chat on this host: deploy it first"):
+        save(host, key, tmp_path / "to")
+    assert list((tmp_path / "to").iterdir()) == []
+
+
+def test_a_backup_that_fails_leaves_nothing(host: Host, key: pyrage.x25519.Identity, tmp_path: Path) -> None:
+    host.secrets.write_text("")
+    with pytest.raises(FlexiError, match=r"there is no backup: .*has no WEBUI_SECRET_KEY: deploy the chat first"):
+        save(host, key, tmp_path / "to")
+    assert list((tmp_path / "to").iterdir()) == []
+
+
+def test_another_key_does_not_open_it(host: Host, key: pyrage.x25519.Identity, tmp_path: Path) -> None:
+    file = save(host, key, tmp_path)
+    with pytest.raises(InputError, match="is not for this key"):
+        bring_back(host, pyrage.x25519.Identity.generate(), file)
+    assert host.calls == []
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\3\4" + b"x" * 5000])
+def test_what_is_no_backup_is_refused(content: bytes, host: Host, key: pyrage.x25519.Identity, tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises(InputError, match="is no backup: it is not encrypted with age"):
+        bring_back(host, key, tmp_path / "x")
+    assert host.calls == []
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_a_damaged_file_changes_nothing(damage: str, host: Host, key: pyrage.x25519.Identity, tmp_path: Path) -> None:
+    host.write("kept")
+    file = save(host, key, tmp_path)
+    data = bytearray(file.read_bytes())
+    if damage == "cut":
+        del data[-70000:]
+    else:
+        data[-100] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(FlexiError, match="is damaged; the chat was not touched"):
+        bring_back(host, key, file)
+    assert host.calls == []
+    assert host.messages() == ["kept"]
+
+
+def test_something_else_encrypted_is_no_backup(host: Host, key: pyrage.x25519.Identity, tmp_path: Path) -> None:
+    (tmp_path / "x.age").write_bytes(pyrage.encrypt(b"dear diary" * 1000, [key.to_public()]))
+    with pytest.raises(FlexiError, match="this is no backup of a chat"):
+        bring_back(host, key, tmp_path / "x.age")
+    assert host.calls == []
+
+
+def test_keys_are_read_as_age_writes_them(tmp_path: Path, key: pyrage.x25519.Identity) -> None:
+    file = tmp_path / "k"
+    file.write_text(f"# created: 2026-11-23T10:00:00Z\n# public key: {key.to_public()}\n{key}\n")
+    (found,) = keys.identities(file)
+    assert str(found) == str(key)
+    file.write_text(str(key)[:-3])
+    with pytest.raises(InputError, match="holds no private key of age") as caught:
+        keys.identities(file)
+    assert str(key)[:20] not in str(caught.value)
+    with pytest.raises(InputError, match="No such file"):
+        keys.identities(tmp_path / "none")
+    with pytest.raises(InputError, match="nobody to encrypt a backup for"):
+        keys.recipients([])
+
+
+def test_env_files_are_read_as_systemd_reads_them(tmp_path: Path) -> None:
+    file = tmp_path / "e"
+    file.write_text('# x\nA=plain\nB="two words \\"quoted\\" \\\\"\nC=\'single\'\nD=\n')
+    assert env_files.read((file, tmp_path / "none")) == {
+        "A": "plain",
+        "B": 'two words "quoted" \\',
+        "C": "single",
+        "D": "",
+    }
+    text = env_files.with_values(file.read_text(), {"B": 'new "word"', "E": "1"})
+    file.write_text(text)
+    assert env_files.read((file,))["B"] == 'new "word"'
+    assert env_files.read((file,))["E"] == "1"
+    assert text.startswith("# x\nA=plain\n")
+
+
+def test_no_argument_has_the_password_of_the_database() -> None:
+    server = postgres.Server.of("postgresql+psycopg://chat:s%40crt@db.example.edu:5433/chats?sslmode=require", "x")
+    assert server.environment == {
+        "PGHOST": "db.example.edu",
+        "PGPORT": "5433",
+        "PGUSER": "chat",
+        "PGPASSWORD": "s@crt",
+        "PGDATABASE": "chats",
+        "PGSSLMODE": "require",
+    }
+    local = postgres.Server.of("postgresql+psycopg:///flexi-chat?host=/run/postgresql", "x")
+    assert local.environment == {"PGHOST": "/run/postgresql", "PGDATABASE": "flexi-chat"}
+    with pytest.raises(BackupError, match="neither SQLite nor PostgreSQL: mysql"):
+        postgres.Server.of("mysql://x/y", "x")
+
+
+def test_a_database_is_known_by_its_first_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a.db").write_bytes(b"no database")
+    with closing(sqlite3.connect(tmp_path / "b.bin")) as database, database:
+        database.execute("CREATE TABLE t (x)")
+    assert sqlite_files.databases(tmp_path.iterdir()) == [tmp_path / "b.bin"]
+
+
+def test_the_manifest_says_what_it_is() -> None:
+    manifest = archive.Manifest("lab", "0.12.4", "sqlite", "2026-11-23T10:00:00+00:00")
+    assert archive.Manifest.from_bytes(manifest.to_bytes()) == manifest
+    for bad in (b"", b"[]", b"{}", json.dumps({"kind": "x"}).encode()):
+        with pytest.raises(BackupError, match="this is no backup of a chat"):
+            archive.Manifest.from_bytes(bad)
+    later = json.loads(manifest.to_bytes()) | {"schema": 2}
+    with pytest.raises(BackupError, match="has schema 2, and this flexi reads 1"):
+        archive.Manifest.from_bytes(json.dumps(later).encode())
