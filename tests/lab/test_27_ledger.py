@@ -104,10 +104,12 @@ def test_a_client_that_leaves_is_told_from_one_that_was_answered(site: Site) -> 
 
 def test_a_line_has_what_an_admin_needs_and_no_whole_address(site: Site) -> None:
     model = quick_model(site)
+    known = {line["id"] for line in access_log(site)}
     answer = generate(site, model, 4)
 
     def line() -> dict[str, Any] | None:
-        found = [line for line in access_log(site) if line["answer_tokens"] == answer["eval_count"] == 4]
+        new = [line for line in access_log(site) if line["id"] not in known]
+        found = [line for line in new if line["answer_tokens"] == answer["eval_count"] == 4]
         return found[-1] if found and found[-1]["address"] else None
 
     until(line, 20, "the request is in the access log")

@@ -61,9 +61,17 @@ def test_an_instance_does_not_start_without_its_gpus(healthy: Site) -> None:
     until(lambda: site.answers(model_of(site, "server-b")), 120, "it starts by itself")
 
 
-def test_faults_show_where_an_admin_looks(healthy: Site) -> None:
+@pytest.fixture
+def forgetful(healthy: Site) -> Iterator[Site]:
+    """The kernel log keeps its messages until a reboot."""
+    yield healthy
+    done = flexi("lab", "reboot", "--name", healthy.lab.name, "server-b")
+    assert done.status == 0, done.text
+
+
+def test_faults_show_where_an_admin_looks(forgetful: Site) -> None:
     """In nvidia-smi, the kernel log and sysfs, which know nothing of a simulation."""
-    site, card = healthy, "-i 1 --format=csv,noheader"
+    site, card = forgetful, "-i 1 --format=csv,noheader"
     fault(site, "server-b", "xid", "--gpu", "1", "--code", "79")
     fault(site, "server-b", "throttle", "--gpu", "1")
     fault(site, "server-b", "process", "--gpu", "1", "--mib", "900")

@@ -1,8 +1,8 @@
 """The night on which Ubuntu ended branch 535: a host of ours keeps its driver, one without our pins loses it.
 
 And the way back: the deploy says that the build is gone and changes nothing, until the site file names an archive that
-still has it. Before the tests that bring a newer kernel: that day's archive has none of its modules, and apt would keep
-everything back.
+still has it. Before test_56, which brings a newer kernel: that day's archive has none of its modules, and apt would
+keep everything back. `flexi test` hands the files to its labs in the order of their numbers.
 """
 
 from __future__ import annotations
@@ -56,12 +56,13 @@ def night(site: Site) -> Iterator[Site]:
 
 
 def test_a_host_of_ours_sleeps_well(night: Site) -> None:
+    known = night.doctor()
     before = as_root(night, "server-a", DRIVER)
     assert REAL in before
     as_root(night, "server-a", NIGHT)
     assert as_root(night, "server-a", DRIVER) == before
     assert works(night, "server-a")
-    assert night.doctor() == []
+    assert [finding for finding in night.doctor() if finding not in known] == []
 
 
 def test_a_host_without_our_pins_loses_its_driver_and_gets_it_back(night: Site) -> None:

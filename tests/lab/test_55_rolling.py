@@ -122,7 +122,7 @@ def test_the_next_host_waits_for_one_that_does_not_come_back(both: Site, figure:
     older = another(both, pair(branch="535-server"), "pair-older")
     boot = both.ssh("server-b", "cat /proc/sys/kernel/random/boot_id").stdout
     fault = ("lab", "fault", "--name", both.lab.name, "server-a")
-    assert flexi(*fault, "lost", "--gpu", "7").status == 0
+    assert flexi(*fault, "lost", "--gpu", "7", "--at-boot").status == 0
     try:
         with load(both) as clients:
             done = both.pyinfra("-y", "--json", "--data", "allow_reboot=yes", site_file=older)

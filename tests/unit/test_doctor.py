@@ -429,6 +429,19 @@ def test_an_instance_with_other_gpus_or_without_a_plan(host: HostPlan, well: Hos
     assert found(host, replace(truth, units=(*well.units, unit("ollama@old.service", "inactive")))) == []
 
 
+def test_groups_that_were_joined_own_nothing(host: HostPlan, well: HostTruth) -> None:
+    """Their files stay behind and name the cards; at the port that one of them had, another instance answers."""
+    left = [replace(well.instances[0], group=f"g{i}", uuids=(uuid,), version="0.32.15") for i, uuid in enumerate(UUIDS)]
+    stopped = [unit(f"ollama@g{index}.service", "inactive", boot="disabled") for index in range(len(left))]
+    truth = replace(well, instances=(*well.instances, *left), units=(*well.units, *stopped))
+    assert found(host, truth) == []
+    started = replace(process(0, owner="ollama@g0.service"), pid=99)
+    finding = one(host, replace(truth, processes=(*well.processes, started)))
+    assert "pid 99, ollama@g0.service) computes on GPU 0" in finding.what
+    assert "belongs to ollama@b.service" in finding.what
+    assert "of group b" in one(host, replace(truth, gpus=(gpu(0),), processes=(process(0),))).what
+
+
 def test_a_fault_that_nothing_explains(host: HostPlan, well: HostTruth) -> None:
     models = [{"name": "llama3:8b", "phase": "fault", "reason": "the download fails: 404"}]
     agent = {"time": NOW, "instances": [{"group": "b", "reason": None, "models": models}]}

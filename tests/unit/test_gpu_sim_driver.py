@@ -263,6 +263,19 @@ def test_where_nouveau_has_the_cards_nvidia_has_not(host: Host) -> None:
     assert host.smi()[1] == 9
 
 
+def test_a_gpu_that_the_next_boot_loses_computes_until_then(host: Host) -> None:
+    host.fault(lost_at_boot=[B])
+    assert host.visible(None) == [A, B, C]
+    assert host.smi("-L")[1] == 0
+    for _ in range(2):
+        host.boot()
+        assert host.visible(None) == [A, C]
+        assert B not in host.smi("-L")[0]
+    host.fault()
+    host.boot()
+    assert host.visible(None) == [A, B, C]
+
+
 def test_the_cards_are_on_the_pci_bus_with_their_driver(host: Host) -> None:
     """As in sysfs: vendor 0x10de, a display controller's class, and a link to who drives it."""
     card = host.root / kernel.PCI / "0000:02:00.0"

@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass
 
 from flexi.plan.model import HostPlan, SshPlan
-from flexi.truth import HostTruth
+from flexi.truth import HostTruth, Instance
 
 from .kinds import Kind
 
@@ -32,6 +32,12 @@ class Case:
     clock_offset_s: float = 0.0
     """How far its clock is ahead at least; 0 where the answer's duration explains the difference."""
     now: float = 0.0
+
+    @property
+    def instances(self) -> tuple[Instance, ...]:
+        """What was found of the plan's groups. Files of a group that left the plan stay, and say nothing any more."""
+        planned = {instance.group for instance in self.plan.ollama.instances} if self.plan.ollama else set()
+        return tuple(instance for instance in self.truth.instances if instance.group in planned)
 
     def finding(self, kind: Kind, what: str, **words: object) -> Finding:
         return finding(kind, self.site, self.plan, what, **words)

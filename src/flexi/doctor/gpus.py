@@ -41,10 +41,7 @@ def diagnose(case: Case) -> Iterator[Finding]:
 def _there(case: Case) -> Iterator[Finding]:
     truth, wanted = case.truth, case.plan.gpu_count
     visible = {gpu.uuid for gpu in truth.gpus}
-    planned = {instance.group for instance in case.plan.ollama.instances} if case.plan.ollama else set()
-    named = {
-        uuid: instance.group for instance in truth.instances if instance.group in planned for uuid in instance.uuids
-    }
+    named = {uuid: instance.group for instance in case.instances for uuid in instance.uuids}
     gone = [uuid for uuid in named if uuid not in visible]
     new = [gpu for gpu in truth.gpus if gpu.uuid not in named]
     if len(visible) < wanted:
@@ -96,7 +93,7 @@ def _xids(case: Case) -> Iterator[Finding]:
 
 
 def _strangers(case: Case) -> Iterator[Finding]:
-    owners = {uuid: instance.unit for instance in case.truth.instances for uuid in instance.uuids}
+    owners = {uuid: instance.unit for instance in case.instances for uuid in instance.uuids}
     for process in case.truth.processes:
         owner = owners.get(process.gpu_uuid)
         if owner is not None and process.unit != owner:

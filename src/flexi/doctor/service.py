@@ -37,7 +37,7 @@ def diagnose(case: Case) -> Iterator[Finding]:
 
 def _releases(case: Case, ollama: OllamaPlan) -> Iterator[Finding]:
     truth = case.truth
-    running = {instance.version for instance in truth.instances if instance.version}
+    running = {instance.version for instance in case.instances if instance.version}
     versions = sorted(running | ({truth.release_current} if truth.release_current else set()))
     if truth.driver_major is not None:
         for version in versions:
@@ -51,7 +51,7 @@ def _releases(case: Case, ollama: OllamaPlan) -> Iterator[Finding]:
         what = f"Ollama {truth.release_current} is the current release, the site wants {ollama.version}"
         yield case.finding(kinds.RELEASE_DIFFERS, what)
     else:
-        for instance in truth.instances:
+        for instance in case.instances:
             if instance.version and instance.version != truth.release_current:
                 what = f"{instance.unit} still runs Ollama {instance.version}, {truth.release_current} is current"
                 yield case.finding(kinds.RELEASE_DIFFERS, what)

@@ -166,10 +166,11 @@ def mismatch(machine: Machine) -> None:
 
 @fault.command()
 @gpu_option
+@click.option("--at-boot", is_flag=True, help="Not now: the next boot does not find it.")
 @click.pass_obj
-def lost(machine: Machine, gpu: int) -> None:
+def lost(machine: Machine, gpu: int, at_boot: bool) -> None:
     """A GPU has fallen off the bus. It also stays away over a reboot, until `clear`."""
-    machine.lose(gpu)
+    machine.lose(gpu, at_boot=at_boot)
 
 
 @fault.command()

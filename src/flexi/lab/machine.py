@@ -275,10 +275,11 @@ class Machine:
         faults: dict[str, Any] = json.loads(text)
         return faults
 
-    def lose(self, *indices: int) -> None:
-        """Let GPUs fall off the bus."""
-        lost = self.faults().get("lost", [])
-        self._set_faults({"lost": sorted({*lost, *(self.gpu(index) for index in indices)})})
+    def lose(self, *indices: int, at_boot: bool = False) -> None:
+        """Let GPUs fall off the bus: now, or with the next boot."""
+        kind = "lost_at_boot" if at_boot else "lost"
+        lost = self.faults().get(kind, [])
+        self._set_faults({kind: sorted({*lost, *(self.gpu(index) for index in indices)})})
 
     def ecc_errors(self, index: int, count: int) -> None:
         """Let a GPU count uncorrected memory errors."""

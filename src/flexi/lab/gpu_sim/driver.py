@@ -81,6 +81,8 @@ class Faults:
     """What is broken on purpose. Keys are GPU UUIDs."""
 
     lost: tuple[str, ...]
+    lost_at_boot: tuple[str, ...]
+    """Well until the machine boots, and then not there."""
     ecc_uncorrected: dict[str, int]
     foreign_mib: dict[str, int]
     throttled: dict[str, int]
@@ -195,6 +197,7 @@ class Driver:
         data = _read(self.root / "etc/flexi-lab/faults.json") or {}
         return Faults(
             lost=tuple(data.get("lost", ())),
+            lost_at_boot=tuple(data.get("lost_at_boot", ())),
             ecc_uncorrected=dict(data.get("ecc_uncorrected", {})),
             foreign_mib=dict(data.get("foreign_mib", {})),
             throttled=dict(data.get("throttled", {})),

@@ -91,7 +91,8 @@ def load(root: Path, node: MakeNode = make_node) -> str | None:
     (root / MODULES).write_text(_proc_modules(modules))
     (root / OSRELEASE).write_text(f"{installed_kernel(root)}\n")
     driver = Driver(root)
-    lost = driver.faults().lost
+    faults = driver.faults()
+    lost = {*faults.lost, *faults.lost_at_boot}
     cards = [card for card in driver.hardware() if card["uuid"] not in lost]
     _fill_pci(root / PCI, cards, modules[0] if modules else None)
     if version is None:
