@@ -18,6 +18,7 @@ from .chat_model import (
     SignInPlan,
     TrustedHeadersPlan,
 )
+from .courses import course_plans, visible_models
 from .model import ClassPlan, FirewallRule
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def chat_plan(site: Site) -> ChatPlan | None:
     offered = tuple(talking if chat.models == "all" else (_spelled(name, talking) for name in chat.models))
     default = _spelled(chat.default_model, offered) if chat.default_model else offered[0]
     agreement = chat.agreement
+    courses = course_plans(site, chat, default, talking)
     return ChatPlan(
         host=chat.host,
         address="127.0.0.1" if _alone(site, chat) else site.content.hosts[chat.host].address,
@@ -81,7 +83,8 @@ def chat_plan(site: Site) -> ChatPlan | None:
         if agreement
         else None,
         sign_in=_sign_in(site, chat.sign_in),
-        courses=site.beside(chat.courses),
+        courses=courses,
+        visible=visible_models(offered, courses),
         recipients=chat.backup.recipients if chat.backup else (),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from .courses_model import CoursePlan, VisibleModel
 from .frozen import Frozen
 
 CHAT_CONSUMER = "flexi-chat"
@@ -104,8 +105,9 @@ class ChatPlan(Frozen):
     retention_days: int | None
     agreement: AgreementPlan | None
     sign_in: SignInPlan
-    courses: str | None
-    """Folder on the admin's machine, absolute."""
+    courses: tuple[CoursePlan, ...]
+    visible: tuple[VisibleModel, ...]
+    """Every model that some user may reach."""
     recipients: tuple[str, ...]
     """Public keys of age that backups are for."""
 

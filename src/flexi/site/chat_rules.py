@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from flexi.plan.chat_model import CHAT_RELEASES
 
 from .chat_schema import Chat
 from .document import Path
-from .findings import Problem, shown, suggestion
+from .findings import Finding, Problem, shown, suggestion
 from .section import Secret
 from .site import Site
+from .validate import findings
+
+if TYPE_CHECKING:
+    from flexi.courses import Course
 
 HERE = ("chat",)
 
@@ -38,13 +43,7 @@ def chat_problems(site: Site) -> Iterator[Problem]:
 
 
 def _models(site: Site, chat: Chat) -> Iterator[Problem]:
-    embeds: dict[str, bool] = {}
-    spelled: dict[str, str] = {}
-    for _, _, _, group in site.groups():
-        for name in group.models:
-            facts = site.model(name)
-            embeds[name.lower()] = facts is not None and facts.embedding
-            spelled.setdefault(name.lower(), name)
+    embeds, spelled = _served(site)
     talking = [spelled[name] for name, embedding in embeds.items() if not embedding]
     offered = talking if chat.models == "all" else chat.models
     for index, name in enumerate(() if chat.models == "all" else chat.models):
@@ -64,6 +63,28 @@ def _models(site: Site, chat: Chat) -> Iterator[Problem]:
     elif not any(embeds.values()) and chat.courses is not None:
         remedy = "add one to a group, e.g. nomic-embed-text"
         yield Problem((*HERE, "courses"), "need an embedding model, and no group has one", remedy, at_key=True)
+
+
+def course_models(site: Site, courses: Sequence[Course]) -> Iterator[Finding]:
+    """Courses whose model no group has, or that writes nothing."""
+    embeds, spelled = _served(site)
+    talking = [spelled[name] for name, embedding in embeds.items() if not embedding]
+    for course in courses:
+        if course.content.model is not None:
+            for problem in _known(("model",), course.content.model, talking, embeds):
+                yield from findings([problem], course.document)
+
+
+def _served(site: Site) -> tuple[dict[str, bool], dict[str, str]]:
+    """By name in small letters: whether a model makes embeddings only, and how the groups spell it."""
+    embeds: dict[str, bool] = {}
+    spelled: dict[str, str] = {}
+    for _, _, _, group in site.groups():
+        for name in group.models:
+            facts = site.model(name)
+            embeds[name.lower()] = facts is not None and facts.embedding
+            spelled.setdefault(name.lower(), name)
+    return embeds, spelled
 
 
 def _known(path: Path, name: str, talking: list[str], embeds: dict[str, bool]) -> Iterator[Problem]:

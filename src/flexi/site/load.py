@@ -6,9 +6,12 @@ import os
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
+import flexi.courses.load as course_folders  # by module: the two packages need each other
 from flexi.paths import INVENTORY
 
+from .chat_rules import course_models
 from .document import read_document
 from .findings import Finding, Problem, SiteError, nearest, shown
 from .keys import keys_path, read_entries
@@ -16,6 +19,9 @@ from .rules import problems
 from .schema import SiteFile
 from .site import Site
 from .validate import findings, validate
+
+if TYPE_CHECKING:
+    from flexi.courses import Course
 
 
 def find_site(arg: str) -> Path:
@@ -45,9 +51,27 @@ def load_site(path: Path) -> Site:
     except SiteError as error:
         found += error.findings
         entries = ()
+    courses: tuple[Course, ...] = ()
+    try:
+        courses = _courses(site)
+    except SiteError as error:
+        found += error.findings
     if found:
         raise SiteError(found)
-    return replace(site, entries=entries)
+    return replace(site, entries=entries, courses=courses)
+
+
+def _courses(site: Site) -> tuple[Course, ...]:
+    """The courses of the chat. SiteError where one is wrong, or asks a model that the site has not."""
+    chat = site.content.chat
+    folder = site.beside(chat.courses) if chat else None
+    if folder is None:
+        return ()
+    courses = course_folders.load_courses(Path(folder), _shown(Path(folder)))
+    wrong = list(course_models(site, courses))
+    if wrong:
+        raise SiteError(wrong)
+    return courses
 
 
 _ARMOUR = b"-----BEGIN PGP PUBLIC KEY BLOCK-----"

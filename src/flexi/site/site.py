@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from flexi.data import CATALOGUE, GPU_MEMORY_MIB, ModelFacts
 from flexi.plan import fit, ports
@@ -17,6 +18,9 @@ from .document import Mark
 from .gateway_schema import BUILT_IN_CLASSES, ConsumerClass
 from .keys import ConsumerEntry, consumers
 from .schema import Group, Host, SiteFile
+
+if TYPE_CHECKING:
+    from flexi.courses import Course
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class Site:
     catalogue: Mapping[str, ModelFacts] = field(default_factory=lambda: CATALOGUE)
     """Models that flexi knows, before the site file's own."""
     gpu_memory_mib: Mapping[str, int] = field(default_factory=lambda: GPU_MEMORY_MIB)
+    courses: tuple[Course, ...] = ()
+    """Of the courses folder, by id."""
     lines: Mapping[tuple[str | int, ...], Mark] = field(default_factory=lambda: MappingProxyType({}))
     """Where each key of the file stands."""
 

@@ -1,0 +1,295 @@
+"""From what there is of course bots to what is wanted, step by step; a run that is cut off goes on where it was.
+
+- Who may no longer use a bot is kept out before anything that takes time.
+- A changed file stays as it was until the new one is read and embedded: a failure leaves the old text, not a hole.
+- A bot appears when all its material is there, and keeps answering while some of it changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .courses_state import BOT, MARK, CourseRows, FileRow, State, as_found, read_state, unlinked_files
+from .courses_wanted import Step, course_steps, difference
+from .webui import Webui, WebuiError
+
+Json = Mapping[str, Any]
+PATIENCE = 3
+"""Files in a row that the embedding model gave no answer for, before the rest is left for another time."""
+AWAY = "the embedding model did not answer"
+
+
+class _GivingUpError(Exception):
+    """The embedding model is away."""
+
+
+@dataclass
+class Converge:
+    """One run. `store` holds the material, each file under its SHA-256; `say` is told each step before it is made."""
+
+    webui: Webui
+    account: str
+    wanted: Json
+    store: Path
+    say: Callable[[Step, int, int], None]
+    problems: list[str] = field(default_factory=list)
+    _state: State = field(init=False)
+    _left: dict[tuple[str, str, str, str], FileRow] = field(init=False, default_factory=dict)
+    _away_in_a_row: int = 0
+    _done: int = 0
+    _all: int = 0
+
+    def run(self) -> int:
+        """The number of steps made. What could not be done is in `problems`; WebuiError where the chat is away."""
+        self._state = read_state(self.webui, self.account, self.wanted)
+        steps = difference(self.wanted, as_found(self._state, self.wanted))
+        self._all = len(steps)
+        unlinked = unlinked_files(self.webui, self._state)
+        if not steps and not unlinked:
+            return 0
+        self._left = {(file.course, file.name, file.sha256, file.index): file for file in unlinked if file.indexed}
+        self._groups()
+        for step in steps:
+            if step.what in ("show a model", "hide a model", "remove the course", "change who may use it"):
+                self._try(step)
+        try:
+            for name in self.wanted["courses"]:
+                self._course(name)
+        except _GivingUpError:
+            self.problems.append(f"the rest waits for another run: {AWAY}")
+        self._tidy(unlinked)
+        self.webui.get("/api/models", refresh="true")  # A worker knows the bots that it last listed.
+        return self._done
+
+    def _try(self, step: Step) -> bool:
+        """Make a step; False, and a problem more, where the chat refuses."""
+        self.say(step, self._done, self._all)
+        try:
+            self._make(step)
+        except WebuiError as error:
+            self.problems.append(f"{step}: {error}")
+            if error.status == 0:
+                raise
+            self._away_in_a_row = self._away_in_a_row + 1 if AWAY in error.words else 0
+            if self._away_in_a_row == PATIENCE:
+                raise _GivingUpError from None
+            return False
+        self._away_in_a_row = 0
+        self._done += 1
+        return True
+
+    def _make(self, step: Step) -> None:
+        course = step.course or ""
+        match step.what:
+            case "show a model":
+                self._show(step.subject, self.wanted["models"][step.subject])
+            case "hide a model":
+                self.webui.post("/api/v1/models/model/delete", {"id": step.subject})
+            case "remove the course":
+                self._remove(self._state.courses[course])
+            case "change who may use it":
+                self._share(self._state.courses[course], self.wanted["courses"][course])
+            case "index" | "index anew":
+                self._bring(course, step.subject)
+            case "take out":
+                self._take_out(course, step.subject)
+            case "make the course" | "change the bot":
+                self._bot(course)
+
+    def _groups(self) -> None:
+        """Groups that are named and not there: a directory that knows them puts people into them at sign-in."""
+        parts = (*self.wanted["courses"].values(), *self.wanted["models"].values())
+        for name in sorted({group for part in parts for group in part["access"]["groups"]}):
+            if not self._state.group_ids(name):
+                made = self.webui.post("/api/v1/groups/create", {"name": name, "description": "Course (flexi)"})
+                self._state.groups[made["id"]] = name
+
+    def _grants(self, access: Json) -> list[dict[str, str]]:
+        who = [("user", "*")] if access["everyone"] else []
+        who += [("group", group) for name in access["groups"] for group in self._state.group_ids(name)]
+        who += [("user", account) for mail in access["accounts"] for account in self._state.account_ids(mail)]
+        return [{"principal_type": kind, "principal_id": name, "permission": "read"} for kind, name in who]
+
+    def _show(self, name: str, wanted: Json) -> None:
+        """Without a row of its own a model is the admins' alone (utils/access_control: has_base_model_access)."""
+        row = self._state.models.get(name)
+        form = {
+            "id": name,
+            "base_model_id": None,
+            "name": row["name"] if row else name,
+            "params": row["params"] if row else {},
+            "meta": {**(row["meta"] if row else {}), "hidden": wanted["hidden"]},
+            "access_grants": self._grants(wanted["access"]),
+            "is_active": True,
+        }
+        self.webui.post("/api/v1/models/model/update" if row else "/api/v1/models/create", form)
+
+    def _share(self, rows: CourseRows, wanted: Json) -> None:
+        grants = self._grants(wanted["access"])
+        if rows.bot is not None:
+            self.webui.post("/api/v1/models/model/access/update", {"id": rows.bot["id"], "access_grants": grants})
+        if rows.knowledge is not None:
+            path = f"/api/v1/knowledge/{rows.knowledge['id']}/access/update"
+            self.webui.post(path, {"access_grants": grants})
+
+    def _remove(self, rows: CourseRows) -> None:
+        if rows.bot is not None:
+            self.webui.post("/api/v1/models/model/delete", {"id": rows.bot["id"]})
+        for knowledge in (rows.knowledge, *rows.more_knowledge):
+            if knowledge is not None:
+                self._remove_knowledge(knowledge["id"])
+
+    def _remove_knowledge(self, knowledge: str) -> None:
+        # With its files and their vectors; deleting it alone would leave them.
+        self.webui.post(f"/api/v1/knowledge/{knowledge}/reset")
+        self.webui.delete(f"/api/v1/knowledge/{knowledge}/delete")
+
+    def _course(self, name: str) -> None:
+        wanted = self.wanted["courses"][name]
+        rows = self._state.courses.get(name)
+        if name in self._state.taken:
+            self.problems.append(f"{name}: somebody made a model {BOT}{name} on the page: rename that or the course")
+            return
+        found = as_found(self._state, self.wanted)["courses"].get(name)
+        steps = course_steps(name, wanted, found, self.wanted["index"], set())
+        steps = [step for step in steps if step.what != "change who may use it"]
+        if not steps:
+            return
+        if rows is None:
+            rows = self._state.courses.setdefault(name, CourseRows())
+        for more in rows.more_knowledge:
+            self._remove_knowledge(more["id"])
+        rows.more_knowledge = []
+        if rows.knowledge is None:
+            form = {
+                "name": wanted["title"],
+                "description": MARK + name,
+                "access_grants": self._grants(wanted["access"]),
+            }
+            rows.knowledge = self.webui.post("/api/v1/knowledge/create", form)
+        whole = True
+        for step in steps:
+            if step.what in ("index", "index anew", "take out"):
+                whole = self._try(step) and whole
+        bots = [step for step in steps if step.what in ("make the course", "change the bot")]
+        if bots and (whole or rows.bot is not None):
+            self._try(bots[0])
+        elif bots:
+            self.problems.append(f"{name}: the bot waits until all its material is indexed")
+
+    def _bring(self, course: str, name: str) -> None:
+        rows = self._state.courses[course]
+        assert rows.knowledge is not None
+        wanted, index = self.wanted["courses"][course]["files"][name], self.wanted["index"]
+        left = self._left.pop((course, name, wanted["sha256"], index), None)
+        if left is not None:
+            # Its vectors may have been half way into the knowledge.
+            body = {"collection_name": rows.knowledge["id"], "file_id": left.id}
+            self.webui.post("/api/v1/retrieval/delete", body)
+        new = left or self._upload(course, name, wanted, index)
+        files = self.wanted["courses"][course]["files"]
+        for file in rows.files:
+            if file.text_hash == new.text_hash and not self._is_stale(file, files, index):
+                self._discard(new)
+                raise WebuiError(400, f"has the same text as {file.name}: remove one of the two")
+        stale = [file for file in rows.files if self._is_stale(file, files, index)]
+        old = [file for file in stale if file.name == name]
+        # The chat takes no text twice: what has the same one goes first.
+        same_text = [file for file in stale if file.text_hash == new.text_hash]
+        for file in same_text:
+            self._unlink(rows, file)
+        try:
+            self.webui.post(f"/api/v1/knowledge/{rows.knowledge['id']}/file/add", {"file_id": new.id})
+        except WebuiError as error:
+            self._discard(new)
+            raise WebuiError(error.status, in_words(error.words)) from None
+        rows.files.append(new)
+        for file in old:
+            if file not in same_text:
+                self._unlink(rows, file)
+
+    def _upload(self, course: str, name: str, wanted: Json, index: str) -> FileRow:
+        try:
+            content = (self.store / wanted["sha256"]).read_bytes()
+        except OSError as error:
+            raise WebuiError(-1, f"its copy on this host cannot be read ({error.strerror}): deploy again") from None
+        if hashlib.sha256(content).hexdigest() != wanted["sha256"]:
+            raise WebuiError(-1, "its copy on this host is damaged: deploy again")
+        metadata = {"course": course, "path": name, "index": index, "file_hash": wanted["sha256"]}
+        made = self.webui.upload(shown_name(name), wanted["kind"], content, metadata)
+        row = self.webui.get(f"/api/v1/files/{made['id']}")
+        data = row.get("data") or {}
+        file = FileRow(row["id"], course, name, wanted["sha256"], index, row.get("hash"), True)
+        if data.get("status") != "completed":
+            self._discard(file)
+            raise WebuiError(400, in_words(str(data.get("error") or f"its state is {data.get('status')}")))
+        return file
+
+    def _is_stale(self, file: FileRow, files: Json, index: str) -> bool:
+        return files.get(file.name, {}).get("sha256") != file.sha256 or file.index != index
+
+    def _take_out(self, course: str, name: str) -> None:
+        rows = self._state.courses[course]
+        files, index = self.wanted["courses"][course]["files"], self.wanted["index"]
+        named = [file for file in rows.files if file.name == name]
+        good = [file for file in named if not self._is_stale(file, files, index)]
+        for file in named:
+            if file not in good[:1]:
+                self._unlink(rows, file)
+
+    def _unlink(self, rows: CourseRows, file: FileRow) -> None:
+        assert rows.knowledge is not None
+        path = f"/api/v1/knowledge/{rows.knowledge['id']}/file/remove?delete_file=true"
+        self.webui.post(path, {"file_id": file.id})
+        rows.files.remove(file)
+
+    def _bot(self, course: str) -> None:
+        rows, wanted = self._state.courses[course], self.wanted["courses"][course]
+        assert rows.knowledge is not None
+        if rows.knowledge["name"] != wanted["title"]:
+            # Without grants in the form they stay as they are.
+            form = {"name": wanted["title"], "description": MARK + course}
+            self.webui.post(f"/api/v1/knowledge/{rows.knowledge['id']}/update", form)
+        knowledge = {"type": "collection", "id": rows.knowledge["id"], "name": wanted["title"]}
+        form = {
+            "id": BOT + course,
+            "name": wanted["title"],
+            "base_model_id": wanted["bot"]["base_model_id"],
+            "params": wanted["bot"]["params"],
+            "meta": {**wanted["bot"]["meta"], "knowledge": [knowledge]},
+            "access_grants": self._grants(wanted["access"]),
+            "is_active": True,
+        }
+        self.webui.post("/api/v1/models/create" if rows.bot is None else "/api/v1/models/model/update", form)
+
+    def _tidy(self, unlinked: list[FileRow]) -> None:
+        """What an earlier run uploaded and nobody wants any more."""
+        used = {file.id for rows in self._state.courses.values() for file in rows.files}
+        for file in unlinked:
+            if file.id not in used:
+                self._discard(file)
+
+    def _discard(self, file: FileRow) -> None:
+        # Deleting a file leaves its vectors (routers/files.py: delete_file_by_id). A file that failed may have none.
+        with contextlib.suppress(WebuiError):
+            self.webui.post("/api/v1/retrieval/delete", {"collection_name": f"file-{file.id}", "file_id": file.id})
+        self.webui.delete(f"/api/v1/files/{file.id}")
+
+
+def shown_name(name: str) -> str:
+    """How a source is called below an answer: the chat takes what stands behind the last slash."""
+    return name.replace("/", " › ")
+
+
+def in_words(error: str) -> str:
+    """Open WebUI's reason why a file was not indexed, for people."""
+    if "content provided is empty" in error:
+        return "holds no text that can be read: a scan needs text recognition first"
+    if "Embedding generation failed" in error or "Ollama embed error" in error or "Cannot connect" in error:
+        return f"{AWAY} ({error})"
+    return error
