@@ -13,6 +13,8 @@ DATA = "/var/lib/flexi-chat"
 SETTINGS = "/etc/flexi/chat.env"
 SECRETS = "/etc/flexi/chat-secrets.env"
 """Root's alone; systemd reads it for the unit."""
+GIVEN = "/etc/flexi/chat-given.env"
+"""Likewise, of secrets that others gave: of a directory, a provider, a database. There only where the site has some."""
 
 
 def program(module: str) -> str:

@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 
 from flexi import bundling, deploying, doctor, status, testing, usage, verifying
+from flexi.accounts import commands as accounts_commands
 from flexi.bench import lab as lab_bench
 from flexi.bench import preload as preload_bench
 from flexi.bench.gateway import measure as gateway_bench
@@ -337,6 +338,8 @@ def run_tests(tier: str, pytest_args: tuple[str, ...]) -> None:
 
 cli.add_command(lab_commands.lab)
 cli.add_command(keys_commands.keys)
+cli.add_command(accounts_commands.accounts)
+cli.add_command(accounts_commands.agreements)
 cli.add_command(questions_commands.questions)
 cli.add_command(saving_commands.backup)
 cli.add_command(saving_commands.restore)

@@ -24,12 +24,14 @@ class Inner:
     """Answers `who` as Open WebUI's route does, and writes down what else reaches it."""
 
     reached: list[str] = field(default_factory=list)
+    headers: dict[bytes, bytes] = field(default_factory=dict)
     asked: int = 0
     broken: bool = False
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["path"] != WHO:
             self.reached.append(scope["path"])
+            self.headers = dict(scope["headers"])
             if scope["type"] == "websocket":
                 await send({"type": "websocket.accept"})
             else:
@@ -69,7 +71,7 @@ class Answer:
 
 
 class Chat:
-    def __init__(self, digest: str = "d1", agreement: bool = True) -> None:
+    def __init__(self, digest: str = "d1", agreement: bool = True, proof: bytes = b"secret") -> None:
         self.inner, self.book, self.now = Inner(), Book(), 0.0
         terms = Agreement("2026-10", {"de": "<p>Regeln</p>", "en": "<p>Rules</p>"}, digest)
         pages = Page(terms, self.book, title="FLEXI", language="de", address="https://chat.example.edu", key=b"k")
@@ -79,6 +81,8 @@ class Chat:
             self.book,
             pages if agreement else None,
             frozenset({b"authorization", b"cookie", b"x-api-key"}),
+            trusted=frozenset({b"x-mail"}),
+            proof=proof,
             now=lambda: self.now,
         )
         if not agreement:
@@ -104,6 +108,7 @@ class Chat:
             "path": path,
             "query_string": query.encode(),
             "client": (client, 1),
+            "server": ("192.0.2.80", 8095),
             "headers": [(name.encode(), value.encode()) for name, value in shown.items()],
         }
         asyncio.run(self.gate(scope, _given({"type": "http.request", "body": body}), _into(sent)))
@@ -229,7 +234,8 @@ def test_the_internal_account_works_from_the_same_host_only(chat: Chat) -> None:
     assert chat.ask("/api/v1/groups/", "t-flexi", client="127.0.0.1", x_forwarded_for="192.0.2.7").status == 403
     assert chat.ask("/api/v1/groups/", "t-flexi").status == 403
     assert chat.ask(PAGE, "t-flexi").headers["location"] == "/auth"
-    assert len(chat.inner.reached) == 1
+    assert chat.ask("/api/v1/groups/", "t-flexi", client="192.0.2.80").status == 200
+    assert len(chat.inner.reached) == 2
 
 
 def test_without_an_agreement_strangers_and_the_internal_account_are_still_refused() -> None:
@@ -265,3 +271,14 @@ def test_web_sockets_are_refused_before_they_open(chat: Chat) -> None:
 def test_the_way_back_leads_to_no_other_site(to: str) -> None:
     assert way_back(to) == "/"
     assert way_back("/c/1?x=y#z") == "/c/1?x=y#z"
+
+
+def test_headers_that_say_who_comes_need_the_proof_of_the_web_server_in_front(chat: Chat) -> None:
+    def said(chat: Chat, **headers: str) -> dict[bytes, bytes]:
+        chat.ask("/health", **headers)
+        return chat.inner.headers
+
+    assert said(chat, X_Mail="eve", accept="*/*") == {b"accept": b"*/*"}
+    assert said(chat, x_mail="eve", x_flexi_proof="guessed") == {}
+    assert said(chat, x_mail="ada", x_flexi_proof="secret") == {b"x-mail": b"ada"}
+    assert said(Chat(proof=b""), x_mail="eve", x_flexi_proof="") == {}

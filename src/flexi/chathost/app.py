@@ -1,7 +1,12 @@
 """`uvicorn flexi.chathost.app:app`: Open WebUI behind the gate.
 
-Environment, beside Open WebUI's own: `FLEXI_AGREEMENT`, the folder with the agreement's texts or `none`;
-`FLEXI_LANGUAGE`, the page's language where a browser asks for neither. A missing one stops the start.
+Environment, beside Open WebUI's own; without the first four it does not start:
+
+    FLEXI_AGREEMENT     folder with the agreement's texts, or `none`
+    FLEXI_LANGUAGE      the page's language where a browser asks for neither: de, en
+    FLEXI_PASSWORDS     `true` where accounts of the chat's own may sign in, or a web server in front says who comes
+    FLEXI_ADMINS        mail addresses of those who may manage the chat, with commas between; may be empty
+    FLEXI_PROOF         what the web server shows that says who comes; needed where the trusted headers are set
 
 Read in the source of release 0.12.4; what it relies on is checked at the start, and a release that differs does not
 serve.
@@ -25,6 +30,7 @@ from . import agreement, database
 from .acceptances import Acceptances, make_table
 from .gate import INTERNAL, WHO, Access, Gate, Scope
 
+SIGN_IN = ("POST", "/api/v1/auths/signin")
 OPEN = frozenset(
     {
         ("GET", "/health"),
@@ -36,7 +42,7 @@ OPEN = frozenset(
         ("GET", "/api/version"),
         ("GET", "/api/changelog"),
         ("GET", "/api/v1/auths/"),
-        ("POST", "/api/v1/auths/signin"),
+        SIGN_IN,
         ("POST", "/api/v1/auths/ldap"),
         ("POST", "/api/v1/auths/signup"),
         ("POST", "/api/v1/auths/signout"),
@@ -50,16 +56,19 @@ OPEN = frozenset(
 """Methods and routes of Open WebUI that a stranger may call: none has a model behind it."""
 
 
-def _folder(environment: dict[str, str]) -> Path | None:
-    said = environment.get("FLEXI_AGREEMENT", "")
-    if not said:
-        raise RuntimeError("FLEXI_AGREEMENT is not set: a folder, or `none` where the site has no agreement")
-    return None if said == "none" else Path(said)
+def _said(name: str) -> str:
+    """A setting that must be there; RuntimeError where it is not."""
+    if name not in os.environ:
+        raise RuntimeError(f"{name} is not set")
+    return os.environ[name]
+
+
+PASSWORDS = _said("FLEXI_PASSWORDS") == "true"
 
 
 def _settings() -> tuple[agreement.Agreement | None, Acceptances]:
-    folder = _folder(dict(os.environ))
-    terms = None if folder is None else agreement.load(folder)
+    folder = _said("FLEXI_AGREEMENT")
+    terms = None if folder == "none" else agreement.load(Path(folder))
     return terms, Acceptances(database.engine(), terms)
 
 
@@ -77,6 +86,8 @@ async def _who_accepted(token: str, redis: Any = None) -> Any:
 their_auth.get_verified_user_by_token = _who_accepted
 
 import open_webui.main as theirs  # noqa: E402
+from open_webui import env as their_env  # noqa: E402
+from open_webui.models.users import Users  # noqa: E402
 
 
 def _check() -> None:
@@ -111,11 +122,15 @@ def _watch_what_runs_alone() -> None:
 
 
 def _add_who() -> None:
-    """A route that says who asks; reached from inside the process only."""
+    """A route that says who asks; reached from inside the process only. Who manages the chat, the site says."""
     router = APIRouter()
+    admins = {mail.strip().lower() for mail in _said("FLEXI_ADMINS").split(",") if mail.strip()} | {INTERNAL}
 
     @router.get(WHO)
     async def who(request: Request, user: Annotated[Any, Depends(their_auth.get_current_user)]) -> dict[str, Any]:
+        role = "admin" if user.email in admins else "user"
+        if user.role in ("admin", "user") and user.role != role:
+            await Users.update_user_role_by_id(user.id, role)
         claims = getattr(request.state, "claims", None) or {}
         session = request.state.auth_type == "jwt" and claims.get("typ", "session") == "session"
         return {"id": user.id, "email": user.email, "name": user.name, "session": session}
@@ -134,15 +149,24 @@ def access(scope: Scope) -> Access:
                 return Access.PAGE
             # Socket.IO: whose socket it is, is said inside and asked above.
             return Access.OPEN if route.path == "/ws" else Access.ACCOUNT
-        return Access.OPEN if (scope.get("method"), route.path) in OPEN else Access.ACCOUNT
+        asked = (scope.get("method"), route.path)
+        return Access.OPEN if asked in OPEN and (PASSWORDS or asked != SIGN_IN) else Access.ACCOUNT
     return Access.ACCOUNT
 
 
-def _credentials() -> frozenset[bytes]:
-    from open_webui import env
+def _lower(*names: str | None) -> frozenset[bytes]:
+    return frozenset(name.lower().encode() for name in names if name)
 
-    named = ("authorization", "cookie", env.CUSTOM_API_KEY_HEADER, env.WEBUI_AUTH_TRUSTED_EMAIL_HEADER)
-    return frozenset(name.lower().encode() for name in named if name)
+
+CREDENTIALS = _lower(
+    "authorization", "cookie", their_env.CUSTOM_API_KEY_HEADER, their_env.WEBUI_AUTH_TRUSTED_EMAIL_HEADER
+)
+TRUSTED = _lower(
+    their_env.WEBUI_AUTH_TRUSTED_EMAIL_HEADER,
+    their_env.WEBUI_AUTH_TRUSTED_NAME_HEADER,
+    their_env.WEBUI_AUTH_TRUSTED_GROUPS_HEADER,
+    their_env.WEBUI_AUTH_TRUSTED_ROLE_HEADER,
+)
 
 
 def _pages() -> agreement.Page | None:
@@ -152,7 +176,7 @@ def _pages() -> agreement.Page | None:
         terms,
         acceptances,
         title=os.environ.get("WEBUI_NAME", "Open WebUI"),
-        language=os.environ["FLEXI_LANGUAGE"],
+        language=_said("FLEXI_LANGUAGE"),
         address=os.environ.get("WEBUI_URL", ""),
         key=os.environ["WEBUI_SECRET_KEY"].encode(),
     )
@@ -162,4 +186,12 @@ _check()
 _watch_what_runs_alone()
 _add_who()
 make_table(database.engine())
-app = Gate(theirs.app, access, acceptances, _pages(), _credentials())
+app = Gate(
+    theirs.app,
+    access,
+    acceptances,
+    _pages(),
+    CREDENTIALS,
+    trusted=TRUSTED,
+    proof=_said("FLEXI_PROOF").encode() if TRUSTED else b"",
+)

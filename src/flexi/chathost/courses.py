@@ -24,12 +24,12 @@ from typing import Any
 from .courses_converge import Converge
 from .courses_state import BOT, as_found, read_state
 from .courses_wanted import Step
-from .webui import Webui, WebuiError, token
+from .internal import internal
+from .webui import Webui, WebuiError
 
 WANTED = "/etc/flexi/courses.json"
 STORE = "/var/lib/flexi-courses"
 NOTHING: Mapping[str, Any] = {"index": "", "models": {}, "courses": {}}
-ACCOUNT = "flexi@localhost"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     programs.add_parser("ask").add_argument("course")
     options = parser.parse_args(arguments)
     try:
-        account, webui = _sign_in(options.url)
+        account, webui = internal(options.url)
         if options.program == "state":
             wanted = _wanted(options.wanted)
             _print(as_found(read_state(webui, account, wanted), wanted))
@@ -66,25 +66,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except WebuiError as error:
         _print({"problem": str(error)})
         return 1
-
-
-def _sign_in(url: str) -> tuple[str, Webui]:
-    """The id of flexi's account, and a caller with a session of it."""
-    # Only here: the rest runs without Open WebUI's packages.
-    from sqlalchemy import text
-    from sqlalchemy.exc import SQLAlchemyError
-
-    from .database import engine
-
-    asked = text('SELECT u.id, a.session_stamp FROM "user" u JOIN auth a ON a.id = u.id WHERE u.email = :mail')
-    try:
-        with engine().connect() as connection:
-            row = connection.execute(asked, {"mail": ACCOUNT}).first()
-    except SQLAlchemyError as error:
-        raise WebuiError(0, f"the chat's database does not answer ({type(error).__name__})") from None
-    if row is None:
-        raise WebuiError(0, f"the chat has no account {ACCOUNT}: has it started once?")
-    return row[0], Webui(url, token(os.environ["WEBUI_SECRET_KEY"], row[0], row[1]))
 
 
 def _wanted(path: str) -> Mapping[str, Any]:

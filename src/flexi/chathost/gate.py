@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import hmac
 import json
 import logging
 import time
@@ -33,6 +34,8 @@ WHO = f"{OWN}/who"
 LOADER = "/static/loader.js"
 """A script that Open WebUI's page loads before its own, empty as released: the place for an installation's own."""
 HEADER = b"x-flexi-agreement"
+PROOF = b"x-flexi-proof"
+"""Shows that the web server on this host has written the headers that say who comes."""
 INTERNAL = "flexi@localhost"
 """The account that flexi manages the chat with; no person's."""
 
@@ -111,7 +114,8 @@ class Gate:
 
     `access` says what a path asks. `pages` is None where the site has no agreement; then only strangers and the
     internal account from outside are refused. `credentials` are the names, in lower case, of the headers by which the
-    application may know its users.
+    application may know its users. `trusted` are those that it believes without a proof: they stay only on requests
+    whose `PROOF` is `proof`, which the web server that writes them knows.
     """
 
     def __init__(
@@ -121,6 +125,8 @@ class Gate:
         acceptances: Acceptances,
         pages: OwnPages | None,
         credentials: frozenset[bytes],
+        trusted: frozenset[bytes] = frozenset(),
+        proof: bytes = b"",
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._inner = inner
@@ -128,6 +134,8 @@ class Gate:
         self._acceptances = acceptances
         self._pages = pages
         self._credentials = credentials
+        self._trusted = trusted
+        self._proof = proof
         self._passed = _Passed(now)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -137,7 +145,7 @@ class Gate:
         if scope["type"] not in ("http", "websocket"):
             raise RuntimeError(f"neither HTTP nor a WebSocket: {scope['type']}")
         try:
-            await self._one(scope, receive, send)
+            await self._one(self._without_false_headers(scope), receive, send)
         except UnreachableError:
             _log.exception("nobody said who asks")
             await refuse(scope, send, 503, "The chat cannot tell who you are right now; try again in a minute.")
@@ -158,6 +166,12 @@ class Gate:
         if access is Access.ACCOUNT and not await self._may(scope, send):
             return
         await self._inner(scope, receive, send)
+
+    def _without_false_headers(self, scope: Scope) -> Scope:
+        proofs = [value for name, value in scope["headers"] if name.lower() == PROOF]
+        proven = bool(self._proof) and len(proofs) == 1 and hmac.compare_digest(proofs[0], self._proof)
+        false = {PROOF} if proven else {PROOF} | self._trusted
+        return {**scope, "headers": [(name, value) for name, value in scope["headers"] if name.lower() not in false]}
 
     async def _may(self, scope: Scope, send: Send) -> bool:
         """Whether the request may go on; otherwise it has been answered."""
@@ -284,12 +298,13 @@ class _Answer:
 
 def is_local(scope: Scope) -> bool:
     """Whether a program on this host asks, and no proxy on somebody's behalf."""
-    client = scope.get("client")
+    client, server = scope.get("client"), scope.get("server")
+    if client is None or any(name.lower() in _FORWARDED for name, _ in scope["headers"]):
+        return False
     try:
-        loopback = client is not None and ip_address(client[0]).is_loopback
+        return ip_address(client[0]).is_loopback or (server is not None and client[0] == server[0])
     except ValueError:
         return False
-    return loopback and not any(name.lower() in _FORWARDED for name, _ in scope["headers"])
 
 
 def _opens_a_page(scope: Scope) -> bool:

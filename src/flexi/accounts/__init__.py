@@ -1,0 +1,1 @@
+"""Accounts of the chat, and who accepted its agreement: asked of the chat's host over SSH."""

@@ -1,0 +1,54 @@
+"""The chat's own program for accounts, on its host (`flexi.chathost.accounts`)."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+
+from flexi import chat_files, remote
+from flexi.errors import FlexiError, InputError
+from flexi.plan.chat_model import ChatPlan
+from flexi.plan.model import Plan
+
+_TIMEOUT_S = 120.0
+
+
+def chat_of(plan: Plan) -> ChatPlan:
+    """InputError where the site has no chat."""
+    if plan.chat is None:
+        raise InputError(f"the site {plan.site} has no chat: add `chat:` to its file")
+    return plan.chat
+
+
+def ask(plan: Plan, *arguments: str) -> dict[str, Any]:
+    """What the program says. FlexiError where it cannot, or cannot be reached."""
+    chat = chat_of(plan)
+    host = next(host for host in plan.hosts if host.name == chat.host)
+    answer = remote.run(host, command(chat, "accounts", *arguments), _TIMEOUT_S)
+    if not answer.reached:
+        raise FlexiError(f"{host.name} does not answer over SSH: {(answer.stderr.splitlines() or ['no answer'])[-1]}")
+    try:
+        said: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
+        why = (answer.stderr.splitlines() or ["it says nothing"])[-1]
+        raise FlexiError(f"the chat's program on {host.name} failed: {why} (is the chat deployed?)") from None
+    if "problem" in said:
+        raise FlexiError(said["problem"])
+    return said
+
+
+def command(chat: ChatPlan, module: str, *arguments: str) -> str:
+    """The shell command that runs a module of `flexi.chathost` as the chat's user, with its settings and secrets.
+
+    systemd reads the secrets, as for the chat itself: they are in no argument and no file that the user can read.
+    """
+    words = [
+        *("sudo", "-n", "systemd-run", "--quiet", "--pipe", "--wait", "--collect", f"--uid={chat_files.USER}"),
+        *(f"--property=EnvironmentFile={file}" for file in (chat_files.SETTINGS, chat_files.SECRETS)),
+        *(f"--property=EnvironmentFile=-{chat_files.GIVEN}", "--property=UMask=0077"),
+        *(f"--property=WorkingDirectory={chat_files.DATA}", f"--setenv=PYTHONPATH={chat_files.PACKAGE}"),
+        *(f"{chat_files.CURRENT}/bin/python", "-P", "-m", f"flexi.chathost.{module}"),
+        *("--url", f"http://{chat.address}:{chat.listen_port}", *arguments),
+    ]
+    return shlex.join(words)
