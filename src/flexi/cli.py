@@ -21,6 +21,7 @@ from flexi.bundle.checking import SupplyError
 from flexi.bundle.checking import check as check_supplies
 from flexi.bundle.manifest import PARTS
 from flexi.bundle.progress import Bars
+from flexi.courses import commands as courses_commands
 from flexi.doctor import show as doctor_show
 from flexi.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, FlexiError, InputError
 from flexi.keys import commands as keys_commands
@@ -336,6 +337,7 @@ def run_tests(tier: str, pytest_args: tuple[str, ...]) -> None:
     sys.exit(testing.run(testing.Tier(tier), pytest_args, out()))
 
 
+cli.add_command(courses_commands.courses)
 cli.add_command(lab_commands.lab)
 cli.add_command(keys_commands.keys)
 cli.add_command(accounts_commands.accounts)

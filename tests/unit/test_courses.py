@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import unicodedata
+import zipfile
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from flexi.cli import cli
 from flexi.courses import Course, load_courses
+from flexi.courses.review import review
+from flexi.errors import InputError
 from flexi.site import SiteError
 
 COURSE = """\
@@ -164,3 +171,76 @@ def test_a_folder_that_is_a_link_is_not_followed(folder: Path, tmp_path: Path) -
     (folder / "material" / "more").symlink_to(tmp_path / "elsewhere")
     (found,) = findings(folder)
     assert "material/more: is a link" in found
+
+
+def pdf(content: bytes) -> bytes:
+    """A PDF of one page with this content stream (ISO 32000-1, 7.5)."""
+    objects = [
+        b"<</Type/Catalog/Pages 2 0 R>>",
+        b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
+        b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 99 99]/Contents 4 0 R/Resources<</Font<</F 5 0 R>>>>>>",
+        b"<</Length %d>>stream\n%s\nendstream" % (len(content), content),
+        b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
+    ]
+    raw, places = b"%PDF-1.4\n", []
+    for number, body in enumerate(objects, 1):
+        places.append(len(raw))
+        raw += b"%d 0 obj\n%s\nendobj\n" % (number, body)
+    table = b"".join(b"%010d 00000 n \n" % place for place in places)
+    trailer = b"trailer<</Size 6/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF\n" % len(raw)
+    return raw + b"xref\n0 6\n0000000000 65535 f \n" + table + trailer
+
+
+def docx(text: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("word/document.xml", f"<w:document><w:p><w:t>{text}</w:t></w:p></w:document>")
+    return buffer.getvalue()
+
+
+WITH_TEXT = {
+    "a.pdf": pdf(b"BT /F 12 Tf (Heaps) Tj ET"),
+    "a.docx": docx("Heaps"),
+    "a.html": b"<html><style>x</style><body><p>Heaps</p></body></html>",
+    "a.md": "Übung".encode(),
+}
+WITHOUT = {
+    "a.pdf": (pdf(b"0 0 99 99 re f"), "a.pdf: holds no text; a scan needs text recognition first"),
+    "b.pdf": (b"%PDF-1.4 nothing", "b.pdf: is no PDF that can be read"),
+    "a.docx": (docx(" "), "a.docx: holds no text"),
+    "b.docx": (b"PK nothing", "b.docx: is no Word document"),
+    "a.html": (b"<script>var text = 1;</script>", "a.html: holds no text"),
+    "a.md": (b"\xdcbung", "a.md: is not UTF-8 (line 1)"),
+    "b.md": (b" \n", "b.md: holds no text"),
+}
+
+
+@pytest.mark.parametrize("name", WITH_TEXT)
+def test_material_with_text(folder: Path, name: str) -> None:
+    (folder / "material" / name).write_bytes(WITH_TEXT[name])
+    (reviewed,) = review(load(folder), lambda course, file: None)
+    assert reviewed.findings == ()
+
+
+def test_check_names_each_file_without_text(folder: Path) -> None:
+    for name, (content, _) in WITHOUT.items():
+        (folder / "material" / name).write_bytes(content)
+    (folder / "material" / "copy.md").write_bytes((folder / "material" / "heaps.md").read_bytes())
+    done = CliRunner().invoke(cli, ["courses", "check", str(folder)])
+    assert done.exit_code == 2
+    for _, finding in WITHOUT.values():
+        assert finding in done.stderr
+    assert "heaps.md: is the same as copy.md; remove one of the two" in done.stderr
+    assert "algorithms-1: 8 of 9 files are no use" in done.stdout
+    report = json.loads(CliRunner().invoke(cli, ["courses", "check", str(folder), "--json"]).stdout)
+    assert report["ok"] is False
+    assert len(report["findings"]) == 8
+
+
+def test_check_of_a_good_folder_and_of_a_site_without_courses(folder: Path) -> None:
+    done = CliRunner().invoke(cli, ["courses", "check", str(folder.parent), "--json"])
+    assert done.exit_code == 0
+    course = {"id": "algorithms-1", "title": "Algorithmen für Anfänger", "files": 1, "bytes": 8, "ok": True}
+    assert json.loads(done.stdout) == {"schema": 1, "ok": True, "courses": [course], "findings": []}
+    with pytest.raises(InputError, match="the site has no courses"):
+        CliRunner().invoke(cli, ["courses", "check", "example"], catch_exceptions=False)

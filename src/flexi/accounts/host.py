@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import shlex
 from typing import Any
 
-from flexi import chat_files, remote
+from flexi import remote
+from flexi.chat_programs import chat_program
 from flexi.errors import FlexiError, InputError
 from flexi.plan.chat_model import ChatPlan
 from flexi.plan.model import Plan
@@ -39,16 +39,5 @@ def ask(plan: Plan, *arguments: str) -> dict[str, Any]:
 
 
 def command(chat: ChatPlan, module: str, *arguments: str) -> str:
-    """The shell command that runs a module of `flexi.chathost` as the chat's user, with its settings and secrets.
-
-    systemd reads the secrets, as for the chat itself: they are in no argument and no file that the user can read.
-    """
-    words = [
-        *("sudo", "-n", "systemd-run", "--quiet", "--pipe", "--wait", "--collect", f"--uid={chat_files.USER}"),
-        *(f"--property=EnvironmentFile={file}" for file in (chat_files.SETTINGS, chat_files.SECRETS)),
-        *(f"--property=EnvironmentFile=-{chat_files.GIVEN}", "--property=UMask=0077"),
-        *(f"--property=WorkingDirectory={chat_files.DATA}", f"--setenv=PYTHONPATH={chat_files.PACKAGE}"),
-        *(f"{chat_files.CURRENT}/bin/python", "-P", "-m", f"flexi.chathost.{module}"),
-        *("--url", f"http://{chat.address}:{chat.listen_port}", *arguments),
-    ]
-    return shlex.join(words)
+    """The shell command that runs a module of `flexi.chathost` for this chat."""
+    return f"sudo -n {chat_program(module, '--url', f'http://{chat.address}:{chat.listen_port}', *arguments)}"
