@@ -26,7 +26,7 @@ from fastapi import APIRouter, Depends, Request
 from starlette.routing import Match, Mount
 from starlette.staticfiles import StaticFiles
 
-from . import agreement, database
+from . import agreement, database, file_limit
 from .acceptances import Acceptances, make_table
 from .gate import INTERNAL, WHO, Access, Gate, Scope
 
@@ -85,7 +85,10 @@ async def _who_accepted(token: str, redis: Any = None) -> Any:
 # Before the modules that take the name from there: tokens come inside a WebSocket, where no gate sees them.
 their_auth.get_verified_user_by_token = _who_accepted
 
+_files = file_limit.lower()
 import open_webui.main as theirs  # noqa: E402
+
+file_limit.restore(_files)
 from open_webui import env as their_env  # noqa: E402
 from open_webui.models.users import Users  # noqa: E402
 
