@@ -2,7 +2,7 @@
 
 from pyinfra import host
 
-from roles import agent, base, bundle, cuda, driver, firewall, gateway, ollama, turn
+from roles import agent, base, bundle, chat, cuda, driver, firewall, gateway, ollama, turn
 
 site = host.data.flexi_plan
 plan = host.data.flexi_host
@@ -33,6 +33,8 @@ if plan.cuda:
 if plan.ollama:
     ollama.fetch(plan.ollama, _sudo=True)
     bundle.bring_models(plan, _sudo=True)
+if plan.chat:
+    chat.prepare(plan.chat, _sudo=True)
 for number in host.loop(turn.numbers(site)):
     if number == mine and plan.driver:
         driver.permit_still(plan, _sudo=True)
@@ -43,5 +45,7 @@ for number in host.loop(gateway.failover.numbers(site)):
     gateway.failover.begin(site, number, _sudo=True)
     if number == gateway.failover.number(site):
         gateway.install(site, agent.install_package(_sudo=True), _sudo=True)
+if plan.chat:
+    chat.install(site, plan.chat, _sudo=True)
 # Last: what has moved serves at its new place by now.
 ollama.tidy(plan, site, _sudo=True)

@@ -16,6 +16,7 @@ from flexi.agent_config import catalogue_config
 from flexi.gateway_files import FOLLOW_KEYS, KEYS_MAP, KEYS_STAMP, MAPS, keys_map
 from flexi.guard_config import guard_config
 from flexi.operations.applying import applied
+from flexi.operations.chat import chat_known
 from flexi.operations.gateway import health_key
 from flexi.operations.packages import installed
 from flexi.operations.system import validated_file
@@ -90,6 +91,11 @@ def install(plan: Plan, package: OperationMeta) -> None:
         consumer=HEALTH_CONSUMER,
     )
     away = _chat_away(gateway)
+    chat = chat_known(
+        name="Know the chat's key",
+        dest=f"{MAPS}/chat.map",
+        chat_host=plan.chat.host if plan.chat else None,
+    )
     certificates = certificate.provide(gateway, CERTIFICATE)
     config = validated_file(
         name="Write HAProxy's configuration, checked by HAProxy",
@@ -97,7 +103,7 @@ def install(plan: Plan, package: OperationMeta) -> None:
         content=render("gateway/haproxy.cfg.j2", gateway=gateway, here=here, name=host.name, maps=MAPS),
         check="haproxy -c -q -f {}",
     )
-    inputs = [HAPROXY, *(f"{MAPS}/{table}" for table in ("dialects.map", "dialects-end.map", "local.map"))]
+    inputs = [HAPROXY, *(f"{MAPS}/{table}" for table in ("dialects.map", "dialects-end.map", "local.map", "chat.map"))]
     if gateway.chat:
         inputs.append(CHAT_AWAY)
     if gateway.tls and not gateway.tls.acme:
@@ -108,7 +114,7 @@ def install(plan: Plan, package: OperationMeta) -> None:
         what="haproxy.service",
         inputs=inputs,
         command=f"/usr/bin/python3 {PACKAGE} haproxy-reload",
-        after=[config, *away, *dialects, health, *certificates],
+        after=[config, *away, *dialects, health, chat, *certificates],
     )
     systemd.service(name="Start HAProxy", service="haproxy.service", running=True, enabled=True)
     applied(

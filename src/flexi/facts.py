@@ -222,7 +222,7 @@ class UnitNames(FactBase[list[str]]):
 
 @dataclass(frozen=True)
 class Releases:
-    """Ollama releases below /opt/ollama: version -> SHA-256 of the archive it came from, and the current one."""
+    """Releases side by side: name -> SHA-256 of what it was made from, and the current one."""
 
     installed: dict[str, str]
     current: str | None
@@ -231,15 +231,20 @@ class Releases:
 
 
 class OllamaReleases(FactBase[Releases]):
+    root = "/opt/ollama"
+    mark = ".archive-sha256"
+    """The file of a release that holds the digest; there once the release is whole."""
+
     def command(self) -> StringCommand:
+        root = self.root
         return StringCommand(
             "sh",
             "-c",
             QuoteString(
                 # Directories only: through the links each release would be there twice.
-                "for d in /opt/ollama/*; do f=$d/.archive-sha256; "
+                f"for d in {root}/*; do f=$d/{self.mark}; "
                 '[ ! -h "$d" ] && [ -f "$f" ] && echo "$f $(cat "$f")"; done; '
-                'echo "current $(readlink /opt/ollama/current)"; echo "previous $(readlink /opt/ollama/previous)"'
+                f'echo "current $(readlink {root}/current)"; echo "previous $(readlink {root}/previous)"'
             ),
         )
 
@@ -250,9 +255,30 @@ class OllamaReleases(FactBase[Releases]):
             key, _, value = line.partition(" ")
             if key in ("current", "previous"):
                 links[key] = value.strip().rstrip("/").rsplit("/", 1)[-1] or None
-            elif match := re.fullmatch(r"/opt/ollama/([^/]+)/\.archive-sha256", key):
+            elif match := re.fullmatch(rf"{self.root}/([^/]+)/{re.escape(self.mark)}", key):
                 installed[match.group(1)] = value.strip()
         return Releases(installed, links.get("current"), links.get("previous"))
+
+
+class ChatReleases(OllamaReleases):
+    """Venvs of Open WebUI, each made from a lock."""
+
+    root = "/opt/flexi/chat"
+    mark = ".lock-sha256"
+
+
+CHAT_KEY_DIGEST = "/etc/flexi/chat-key.sha256"
+
+
+class ChatKeyDigest(FactBase[str | None]):
+    """SHA-256 (hex) of the key that the chat on this host shows to the gateway; None where there is none."""
+
+    def command(self) -> StringCommand:
+        return StringCommand("sh", "-c", QuoteString(f"cat {CHAT_KEY_DIGEST} 2>/dev/null || true"))
+
+    def process(self, output: list[str]) -> str | None:
+        found = [line.strip() for line in output if re.fullmatch(r"[0-9a-f]{64}", line.strip())]
+        return found[0] if found else None
 
 
 @dataclass(frozen=True)

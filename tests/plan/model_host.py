@@ -215,6 +215,17 @@ class ModelHost:
         found = {match[1]: self.files[match[0]].content.decode() for match in matches if match}
         return own.Releases(found, self.links.get("/opt/ollama/current"), self.links.get("/opt/ollama/previous"))
 
+    def _fact_chat_releases(self) -> own.Releases:
+        matches = (re.fullmatch(r"/opt/flexi/chat/([^/]+)/\.lock-sha256", path) for path in self.files)
+        found = {match[1]: self.files[match[0]].content.decode() for match in matches if match}
+        return own.Releases(
+            found, self.links.get("/opt/flexi/chat/current"), self.links.get("/opt/flexi/chat/previous")
+        )
+
+    def _fact_chat_key_digest(self) -> str | None:
+        entry = self.files.get(own.CHAT_KEY_DIGEST)
+        return entry.content.decode() if entry else None
+
     def _fact_key_fingerprints(self, path: str) -> list[str]:
         return [self.files[path].content.decode()] if path in self.files else []
 
@@ -378,6 +389,13 @@ class ModelHost:
     def _release(self, script: str, match: re.Match[str]) -> None:
         self.files[f"/opt/ollama/{match[1]}/.archive-sha256"] = File(b"0" * 64)
 
+    def _venv(self, script: str, match: re.Match[str]) -> None:
+        self.files[f"/opt/flexi/chat/{match[1]}/.lock-sha256"] = File(b"0" * 64)
+
+    def _chat_secrets(self, script: str, match: re.Match[str]) -> None:
+        self.files[match[1]] = File(b"secrets", 600)
+        self.files[own.CHAT_KEY_DIGEST] = File(b"f" * 64)
+
     def _health_key(self, script: str, match: re.Match[str]) -> None:
         for path in re.findall(r"mv -f '[^']+\.new' '([^']+)'", script):
             self.files[path] = File(b"key")
@@ -417,6 +435,10 @@ class ModelHost:
         rf"echo (\S+) >>{own.REBOOT_MARK}": _mark_kernel,
         r"version='([^']+)' wanted=": _release,
         r"Authorization: Bearer": _health_key,
+        r"\nrelease=(\S+)\nrm -rf": _venv,
+        r"WEBUI_SECRET_KEY=.*mv -f '[^']+' '([^']+)'\nfi": _chat_secrets,
+        r"umask 027; cat >\S+; chgrp haproxy \S+; mv -f \S+ (\S+)$": _secret,
+        r"^cat >(\S+)$": _secret,
         rf"for f in ({own.DRAIN_SWITCHES}[^;]*); do .*echo \"([^\"]+)\"": _drain,
         rf"rm -f ({own.DRAIN_SWITCHES}.*)": _give_back,
         rf"\nremove ({own.OLLAMA_HOMES}/\S+)": _remove_store,

@@ -61,8 +61,12 @@ class ModelFacts(BaseModel):
         return self.embedding_length or self.heads * self.head_dim
 
 
+def _text(name: str) -> str:
+    return (resources.files(__package__) / name).read_text(encoding="utf-8")
+
+
 def _read(name: str) -> dict[str, Any]:
-    text = (resources.files(__package__) / name).read_text(encoding="utf-8")
+    text = _text(name)
     loaded: dict[str, Any] = YAML(typ="safe", pure=True).load(text)
     return loaded
 
@@ -76,3 +80,19 @@ GPU_MEMORY_MIB: Mapping[str, int] = MappingProxyType(
     {name: int(facts["memory_mib"]) for name, facts in _read("gpus.yaml").items()}
 )
 """Total memory of a card in MiB, as nvidia-smi shows it, by the name in nvidia-smi without the maker's."""
+
+CHAT_RELEASES = ("0.12.4",)
+"""Of Open WebUI, oldest first, whose packages flexi has a lock of."""
+
+
+def chat_lock(version: str) -> str:
+    """All Python packages of a release of Open WebUI but those of chat/left-out.txt, pinned by hash, for pip and uv on
+    Python 3.11 and 3.12. KeyError for a release that is none of CHAT_RELEASES."""
+    if version not in CHAT_RELEASES:
+        raise KeyError(version)
+    return _text(f"chat/{version}.lock")
+
+
+def uv_lock() -> str:
+    """uv, which installs them, pinned by hash."""
+    return _text("chat/uv.lock")

@@ -21,7 +21,7 @@ from flexi.paths import INVENTORY
 from flexi.site import load_site
 from flexi.site.keys import keys_path
 
-from . import cache, cgroups, image, network, processes, services, ssh
+from . import cache, cgroups, image, network, processes, services, ssh, wheels
 from .machine import Machine
 from .naming import DEFAULT, Naming
 from .ollama_sim import archive
@@ -150,6 +150,7 @@ class Lab:
         www = self.directory / services.WWW
         wanted = {www / "cuda": vendor / "cuda", www / "snapshots": vendor / repository.ARCHIVES}
         wanted |= _archive(www, vendor, self.shown_archive() or archives.TODAY)
+        wanted |= {www / "pypi": wheels.house()}
         for version in OLLAMA_VERSIONS:
             wanted |= _release(www / "ollama" / f"v{version}", version, ollama_archive)
         if {link: link.readlink() for link in services.published(www)} == wanted:

@@ -117,7 +117,7 @@ def _proxy(site: Site) -> ProxyPlan | None:
     content = site.content
     if content.proxy.http is None and content.proxy.https is None:
         return None
-    mirrors = [content.mirrors.ollama, content.mirrors.cuda, content.mirrors.models]
+    mirrors = [content.mirrors.ollama, content.mirrors.cuda, content.mirrors.models, content.mirrors.pypi]
     mirrors += [source.uri for source in content.mirrors.apt]
     direct = ["localhost", "127.0.0.1", "::1"]
     for name, host in content.hosts.items():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
+
+from flexi.data import chat_lock
 
 from . import platforms, ports
 from .chat_model import (
@@ -18,6 +21,7 @@ from .chat_model import (
     SignInPlan,
     TrustedHeadersPlan,
 )
+from .chat_settings import chat_environment
 from .courses import course_plans, visible_models
 from .model import ClassPlan, FirewallRule
 
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
 CONNECTIONS = 4000
 """Browsers at once. One with the page open holds one (HTTP/2, or a WebSocket) to six (HTTP/1.1)."""
 
+PYPI = "https://pypi.org/simple"
 CHAT_CLASS = ClassPlan(
     name=CHAT_CONSUMER,
     models=None,
@@ -112,16 +117,28 @@ def chat_edge(site: Site) -> ChatEdgePlan | None:
 
 def chat_host(site: Site, name: str) -> ChatHostPlan | None:
     """A host's part as the chat's; None on the others."""
-    chat = site.content.chat
-    if chat is None or chat.host != name:
+    plan = chat_plan(site)
+    if plan is None or plan.host != name:
         return None
+    assert site.content.chat is not None
     python = platforms.PYTHONS[site.content.hosts[name].platform]
+    gateway_url = _gateway_url(site, site.content.chat)
     return ChatHostPlan(
         packages=python.packages,
         python=python.path,
-        index=site.content.mirrors.pypi,
-        gateway_url=_gateway_url(site, chat),
+        index=site.content.mirrors.pypi or PYPI,
+        version=plan.version,
+        release=f"{plan.version}-{hashlib.sha256(chat_lock(plan.version).encode()).hexdigest()[:8]}",
+        gateway_url=gateway_url,
+        environment=chat_environment(plan, gateway_url, _proxies(site, site.content.chat)),
     )
+
+
+def _proxies(site: Site, chat: Chat) -> tuple[str, ...]:
+    """Whom the chat believes whose request it is: the gateways, as it sees them."""
+    if _alone(site, chat):
+        return ("127.0.0.1",)
+    return tuple(gateway.address for gateway in site.gateways.values())
 
 
 def chat_rules(site: Site, name: str) -> Iterator[FirewallRule]:

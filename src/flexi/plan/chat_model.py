@@ -10,9 +10,6 @@ from .frozen import Frozen
 CHAT_CONSUMER = "flexi-chat"
 """The chat's name at the gateway, whose key it makes for itself. Its class has the same name."""
 
-CHAT_RELEASES = ("0.12.4",)
-"""Of Open WebUI, whose packages flexi has a lock of."""
-
 
 class SecretPlan(Frozen):
     """Where a secret is on the admin's machine; it is read when it is brought, so no plan that is printed holds it."""
@@ -150,7 +147,12 @@ class ChatHostPlan(Frozen):
     packages: tuple[str, ...]
     python: str
     """Path of the interpreter that runs it: 3.11 or 3.12."""
-    index: str | None
-    """A package index of the site's own; None is PyPI."""
+    index: str
+    """The package index (simple repository API, PEP 503)."""
+    version: str
+    release: str
+    """Name of its directory: the version, and the beginning of its lock's digest."""
     gateway_url: str
     """Where it reaches the models."""
+    environment: tuple[tuple[str, str], ...]
+    """Settings of Open WebUI, and `FLEXI_…` of our own; no secrets."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from flexi.plan.chat_model import CHAT_RELEASES
+from flexi.data import CHAT_RELEASES
 
 from .chat_schema import Chat
 from .document import Path

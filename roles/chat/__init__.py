@@ -1,0 +1,86 @@
+"""The chat: Open WebUI from its own venv, which reaches the models through the gateway alone.
+
+Prepared beside what runs: the gateway learns its key before the chat starts with it.
+"""
+
+from io import BytesIO, StringIO
+
+from pyinfra import host
+from pyinfra.api import deploy
+from pyinfra.api.operation import OperationMeta
+from pyinfra.operations import files, systemd
+
+from flexi.chat_package import build
+from flexi.operations.applying import applied
+from flexi.operations.chat import (
+    CURRENT_DIGEST,
+    SECRETS,
+    chat_release,
+    chat_releases_kept,
+    chat_secrets,
+    current_chat,
+)
+from flexi.operations.packages import installed
+from flexi.plan.chat_model import AgreementPlan, ChatHostPlan
+from flexi.plan.chat_settings import AGREEMENT, DATA, environment_file
+from flexi.plan.model import Plan
+from roles.users import service_user
+
+USER = "flexi-chat"
+PACKAGE = "/opt/flexi/flexi-chat.pyz"
+SETTINGS = "/etc/flexi/chat.env"
+SERVICE = "flexi-chat.service"
+UNIT = f"/etc/systemd/system/{SERVICE}"
+AGREEMENT_FILES = tuple(f"{AGREEMENT}/{name}" for name in ("version", "de.md", "en.md"))
+
+
+@deploy("Chat")
+def prepare(plan: ChatHostPlan) -> None:
+    """What takes long and interrupts nobody."""
+    service_user(USER, "the chat's", home=DATA)
+    files.directory(name="Make the chat's data directory", path=DATA, user=USER, group=USER, mode="0700")
+    installed(name="Install the Python that runs the chat", packages=plan.packages)
+    files.directory(name="Make flexi's program directory", path="/opt/flexi", mode="0755")
+    chat_release(name=f"Install Open WebUI {plan.version}, each package checked by its hash", plan=plan)
+    chat_secrets(name="Make the chat's secrets, which never leave this host")
+
+
+@deploy("Chat")
+def install(site: Plan, plan: ChatHostPlan) -> None:
+    """Switch to the planned release and settings."""
+    package = files.put(name="Write the chat's programs", src=BytesIO(build()), dest=PACKAGE, mode="0644")
+    settings = files.put(
+        name="Write the chat's settings",
+        src=StringIO(environment_file(plan.environment)),
+        dest=SETTINGS,
+        group=USER,
+        mode="0640",
+        create_remote_dir=False,
+    )
+    agreement = _agreement(site.chat.agreement)
+    unit = files.put(name="Write the chat's unit", src=f"templates/chat/{SERVICE}", dest=UNIT, mode="0644")
+    switch = current_chat(name=f"Make Open WebUI {plan.version} the current release", release=plan.release)
+    applied(
+        name="Restart the chat with what is new",
+        what=SERVICE,
+        inputs=(CURRENT_DIGEST, PACKAGE, SETTINGS, SECRETS, UNIT, *AGREEMENT_FILES),
+        command=f"systemctl restart {SERVICE}",
+        after=[package, settings, *agreement, unit, switch],
+    )
+    systemd.service(name="Start the chat", service=SERVICE, running=True, enabled=True)
+    chat_releases_kept(name="Remove releases that nobody goes back to", release=plan.release, after=[switch])
+
+
+def _agreement(plan: AgreementPlan | None) -> list[OperationMeta]:
+    """What users agree to; without an agreement its files go."""
+    if plan is not None:
+        files.directory(name="Make the directory of the agreement", path=AGREEMENT, group=USER, mode="0750")
+    sources = (StringIO(f"{plan.version}\n"), plan.de, plan.en) if plan else (None, None, None)
+    written = []
+    for source, dest in host.loop(zip(sources, AGREEMENT_FILES, strict=True)):
+        name = f"Write what users agree to ({dest.rsplit('/', 1)[1]})"
+        if source is None:
+            written.append(files.file(name=name, path=dest, present=False))
+        else:
+            written.append(files.put(name=name, src=source, dest=dest, group=USER, mode="0640"))
+    return written

@@ -1,0 +1,183 @@
+"""The chat: releases of Open WebUI side by side, its secrets, and how the gateway knows its key."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Generator, Sequence
+from urllib.parse import urlsplit
+
+from pyinfra import host
+from pyinfra.api import QuoteString, StringCommand, operation
+from pyinfra.api.host import Host
+from pyinfra.api.operation import OperationMeta
+from pyinfra.facts.files import File, FileContents
+
+from flexi.data import chat_lock, uv_lock
+from flexi.facts import CHAT_KEY_DIGEST, ChatKeyDigest, ChatReleases
+from flexi.operations.foresight import announced
+from flexi.plan.chat_model import CHAT_CONSUMER, ChatHostPlan
+
+Commands = Generator[StringCommand, None, None]
+
+RELEASES = ChatReleases.root
+CURRENT_DIGEST = f"{RELEASES}/current/{ChatReleases.mark}"
+"""Changes with the release in use."""
+SECRETS = "/etc/flexi/chat-secrets.env"
+
+
+@operation()
+def chat_release(plan: ChatHostPlan) -> Commands:
+    """Make the venv of the planned release beside the one in use, each of its packages checked by hash.
+
+    It counts once its digest is in it: interrupted at any point, the next run makes it anew.
+    """
+    if plan.release in host.get_fact(ChatReleases).installed:
+        host.noop(f"Open WebUI {plan.version} is installed")
+        return
+    yield StringCommand("mkdir", "-p", RELEASES)
+    yield _text(chat_lock(plan.version), f"{RELEASES}/packages.lock")
+    yield _text(uv_lock(), f"{RELEASES}/uv.lock")
+    yield StringCommand("sh", "-c", QuoteString(venv_script(plan)))
+
+
+def _text(content: str, dest: str) -> StringCommand:
+    return StringCommand("sh", "-c", QuoteString(f"cat >{shlex.quote(dest)}"), _stdin=content)
+
+
+def venv_script(plan: ChatHostPlan, root: str = RELEASES) -> str:
+    """The POSIX shell script that makes a release's venv below `root`, where its locks lie; status 1 if it cannot."""
+    parts = urlsplit(plan.index)
+    trusted = f"--trusted-host {shlex.quote(parts.netloc)}" if parts.scheme == "http" else ""
+    return _VENV.format(
+        root=root,
+        release=shlex.quote(plan.release),
+        version=shlex.quote(plan.version),
+        python=shlex.quote(plan.python),
+        index=shlex.quote(plan.index),
+        trusted=trusted,
+        mark=ChatReleases.mark,
+    ).strip()
+
+
+_VENV = """
+set -eu
+umask 022
+cd {root}
+release={release}
+rm -rf .tools .cache "$release"
+export HOME={root}/.cache PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CONFIG_FILE=/dev/null
+{python} -m venv .tools
+.tools/bin/pip install -q --no-cache-dir --only-binary :all: --require-hashes -i {index} {trusted} -r uv.lock
+export UV_CACHE_DIR={root}/.cache UV_PYTHON_DOWNLOADS=never UV_NO_CONFIG=1 UV_NO_PROGRESS=1
+.tools/bin/uv venv -q --python {python} "$release"
+.tools/bin/uv pip install -q --python "$release/bin/python" --no-deps --only-binary :all: --require-hashes \\
+  --compile-bytecode --default-index {index} -r packages.lock
+got=$("$release/bin/python" -c 'from importlib.metadata import version; print(version("open-webui"))')
+[ "$got" = {version} ] || {{ echo "the packages are of Open WebUI $got, wanted {version}" >&2; exit 1; }}
+sha256sum packages.lock | cut -d' ' -f1 >"$release/{mark}.new"
+mv -f "$release/{mark}.new" "$release/{mark}"
+rm -rf .tools .cache packages.lock uv.lock
+"""
+
+
+@operation()
+def current_chat(release: str) -> Commands:
+    """Point `current` at `release` in one atomic step; `previous` remembers what it was."""
+    current = host.get_fact(ChatReleases).current
+    if current == release:
+        host.noop(f"{release} is current")
+        return
+    if current is not None:
+        yield from _link("previous", current)
+    yield from _link("current", release)
+
+
+def _link(name: str, release: str) -> Commands:
+    link = f"{RELEASES}/{name}"
+    yield StringCommand("ln", "-sfn", QuoteString(release), QuoteString(f"{link}.new"))
+    yield StringCommand("mv", "-fT", QuoteString(f"{link}.new"), QuoteString(link))
+
+
+@operation()
+def chat_releases_kept(release: str, after: Sequence[OperationMeta]) -> Commands:
+    """Remove releases that are neither `release`, nor current, nor the previous one: 900 MB each.
+
+    `after` is the switch to `release`: what is current before it is the previous one afterwards.
+    """
+    releases = host.get_fact(ChatReleases)
+    kept = {release, releases.current, None if announced(after) else releases.previous}
+    for old in sorted(set(releases.installed) - kept):
+        yield StringCommand("rm", "-rf", QuoteString(f"{RELEASES}/{old}"))
+
+
+@operation()
+def chat_secrets(path: str = SECRETS) -> Commands:
+    """Make what the chat keeps secret, where it is used and only once: what signs its sessions, the password of its
+    internal account, and its key at the gateway, whose SHA-256 the gateway fetches. Root alone can read them."""
+    there, digest = host.get_fact(File, path=path), host.get_fact(ChatKeyDigest)
+    if there and digest:
+        host.noop("they are there")
+        return
+    yield StringCommand("sh", "-c", QuoteString(secrets_script(path)))
+
+
+def secrets_script(path: str = SECRETS, digest: str = CHAT_KEY_DIGEST) -> str:
+    """The POSIX shell script that makes the secrets; what is in `path` already stays."""
+    return _SECRETS.format(path=path, digest=digest).strip()
+
+
+_SECRETS = """
+set -eu
+umask 077
+random() {{ od -An -N32 -tx1 /dev/urandom | tr -d ' \\n'; }}
+if [ ! -s '{path}' ]; then
+  key=$(random)
+  {{
+    echo '# Made by flexi on this host, once. What is lost with it: sessions, and what Open WebUI has encrypted.'
+    echo "WEBUI_SECRET_KEY=$(random)"
+    echo "WEBUI_ADMIN_PASSWORD=$(random)"
+    echo "OLLAMA_API_CONFIGS='{{\\"0\\": {{\\"enable\\": true, \\"key\\": \\"$key\\"}}}}'"
+    echo "RAG_OLLAMA_API_KEY=$key"
+  }} >'{path}.new'
+  mv -f '{path}.new' '{path}'
+fi
+key=$(sed -n 's/^RAG_OLLAMA_API_KEY=//p' '{path}')
+umask 022
+printf %s "$key" | sha256sum | cut -d' ' -f1 >'{digest}.new'
+mv -f '{digest}.new' '{digest}'
+"""
+
+
+@operation()
+def chat_known(dest: str, chat_host: str | None) -> Commands:
+    """Let HAProxy's map `dest` hold the digest of the key of the chat on `chat_host`; nothing where there is no chat.
+
+    A chat's host that is not in this run changes nothing: its key is the one that it was.
+    """
+    current = host.get_fact(FileContents, path=dest)
+    digest = _digest(chat_host) if chat_host else None
+    line = f"{digest} {CHAT_CONSUMER}" if digest else _NOBODY
+    unknown = chat_host is not None and digest is None
+    # For a dry run's sake: it is made earlier in this very run.
+    comes = unknown and not host.state.is_executing and _in_run(chat_host or "") is not None
+    if not comes and (current == [line] or (unknown and current is not None)):
+        host.noop("it is known")
+        return
+    new = shlex.quote(f"{dest}.new")
+    script = f"set -e; umask 027; cat >{new}; chgrp haproxy {new}; mv -f {new} {shlex.quote(dest)}"
+    yield StringCommand("sh", "-c", QuoteString(script), _stdin=f"{line}\n")
+
+
+_NOBODY = "# There is no chat."
+
+
+def _in_run(name: str) -> Host | None:
+    """The host called `name`, where it belongs to this run and has not failed."""
+    state = host.state
+    active = [other for other in state.inventory.get_active_hosts() if state.is_host_in_limit(other)]
+    return next((other for other in active if other.name == name), None)
+
+
+def _digest(chat_host: str) -> str | None:
+    there = _in_run(chat_host)
+    return None if there is None else there.get_fact(ChatKeyDigest)
