@@ -29,7 +29,6 @@ USER = "flexi-agent"
 def install_package() -> OperationMeta:
     """Returns the operation that writes the agent."""
     service_user(USER, "the agent's")
-    files.directory(name="Make the agent's directory", path="/opt/flexi", mode="0755")
     return files.put(
         name="Write the agent",
         src=BytesIO(build()),

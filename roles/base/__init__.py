@@ -87,6 +87,7 @@ def install(plan: HostPlan) -> None:
             after=[servers],
         )
     files.directory(name="Make flexi's configuration directory", path="/etc/flexi", mode="0755")
+    files.directory(name="Make the directory of flexi's programs", path="/opt/flexi", mode="0755")
     _retire(plan)
 
 
@@ -128,6 +129,8 @@ def _repositories(base: BasePlan) -> None:
 def _retire(plan: HostPlan) -> None:
     if not plan.agent:
         retired(name="Stop the agent of a host without instances", pattern="flexi-agent.service", keep=())
+    if not plan.chat:
+        retired(name="Stop the chat where it was", pattern="flexi-chat.service", keep=())
     if "gateway" not in plan.roles:
         # First, so that the other gateway has the address before this one ends.
         retired(name=f"Stop {KEEPALIVED} where the gateway was", pattern=KEEPALIVED, keep=(), only_with=OURS)

@@ -22,12 +22,11 @@ from flexi.operations.chat import (
 )
 from flexi.operations.packages import installed
 from flexi.plan.chat_model import AgreementPlan, ChatHostPlan
-from flexi.plan.chat_settings import AGREEMENT, DATA, environment_file
+from flexi.plan.chat_settings import AGREEMENT, DATA, PROGRAMS, environment_file
 from flexi.plan.model import Plan
 from roles.users import service_user
 
 USER = "flexi-chat"
-PACKAGE = "/opt/flexi/flexi-chat.pyz"
 SETTINGS = "/etc/flexi/chat.env"
 SERVICE = "flexi-chat.service"
 UNIT = f"/etc/systemd/system/{SERVICE}"
@@ -40,7 +39,6 @@ def prepare(plan: ChatHostPlan) -> None:
     service_user(USER, "the chat's", home=DATA)
     files.directory(name="Make the chat's data directory", path=DATA, user=USER, group=USER, mode="0700")
     installed(name="Install the Python that runs the chat", packages=plan.packages)
-    files.directory(name="Make flexi's program directory", path="/opt/flexi", mode="0755")
     chat_release(name=f"Install Open WebUI {plan.version}, each package checked by its hash", plan=plan)
     chat_secrets(name="Make the chat's secrets, which never leave this host")
 
@@ -48,7 +46,7 @@ def prepare(plan: ChatHostPlan) -> None:
 @deploy("Chat")
 def install(site: Plan, plan: ChatHostPlan) -> None:
     """Switch to the planned release and settings."""
-    package = files.put(name="Write the chat's programs", src=BytesIO(build()), dest=PACKAGE, mode="0644")
+    package = files.put(name="Write the chat's programs", src=BytesIO(build()), dest=PROGRAMS, mode="0644")
     settings = files.put(
         name="Write the chat's settings",
         src=StringIO(environment_file(plan.environment)),
@@ -63,7 +61,7 @@ def install(site: Plan, plan: ChatHostPlan) -> None:
     applied(
         name="Restart the chat with what is new",
         what=SERVICE,
-        inputs=(CURRENT_DIGEST, PACKAGE, SETTINGS, SECRETS, UNIT, *AGREEMENT_FILES),
+        inputs=(CURRENT_DIGEST, PROGRAMS, SETTINGS, SECRETS, UNIT, *AGREEMENT_FILES),
         command=f"systemctl restart {SERVICE}",
         after=[package, settings, *agreement, unit, switch],
     )

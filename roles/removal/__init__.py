@@ -18,12 +18,14 @@ SERVICES = (
     "flexi-catalogue.service",
     "flexi-ledger.socket",
     "flexi-ledger.service",
+    "flexi-chat.service",
 )
 FIREWALL = "flexi-firewall.service"
 FILES = (
     "/etc/systemd/system/ollama@.service",
     "/etc/systemd/system/flexi-agent.service",
     "/etc/systemd/system/flexi-catalogue.service",
+    "/etc/systemd/system/flexi-chat*",
     "/etc/systemd/system/flexi-firewall.service",
     "/etc/systemd/system/flexi-guard*",
     "/etc/systemd/system/flexi-ledger.*",
@@ -48,7 +50,7 @@ FILES = (
     "/var/lib/flexi-ledger",
     "/var/log/flexi",
 )
-STORES = "/var/lib/ollama"
+STORES = ("/var/lib/ollama", "/var/lib/flexi-chat")
 
 
 @deploy("Removal")
@@ -68,10 +70,10 @@ def stop(plan: HostPlan) -> None:
 
 @deploy("Removal")
 def forget(purge: bool) -> None:
-    """What is left of flexi; with `purge` the models as well. The driver and other packages stay, no longer on hold."""
+    """What is left of flexi; with `purge` models and chats as well. The driver and other packages stay, not on hold."""
     unheld_but(name="Let go of all packages", packages=())
     retired(name="Take the firewall down", pattern=FIREWALL, keep=())
     files.block(name="Forget the site's hosts", path="/etc/hosts", present=False, marker=HOSTS_MARKER)
     forgotten(name="Remove flexi's files", patterns=FILES)
     if purge:
-        forgotten(name="Remove the models", patterns=(STORES,))
+        forgotten(name="Remove the models and the chats", patterns=STORES)

@@ -198,10 +198,10 @@ def make_bundle(
 @cli.command()
 @site_argument
 @click.argument("host")
-@click.option("--purge", is_flag=True, help="Remove the models too, not only flexi.")
+@click.option("--purge", is_flag=True, help="Remove the models and the chats too, not only flexi.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def remove(site: str, host: str, purge: bool, yes: bool) -> None:
-    """Drain HOST, stop its instances and take flexi off it. The driver stays, and the models unless purged."""
+    """Drain HOST, stop its instances and take flexi off it. The driver stays; models and chats unless purged."""
     path, what = load(site)
     deploying.check_removable(what, host)
     lost = deploying.last_homes(what, host)

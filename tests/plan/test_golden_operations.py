@@ -225,6 +225,36 @@ def test_a_gateway_of_each_shape_and_the_same_afterwards(shape: str, deploy: Dep
     compare(f"ubuntu-22.04_gateway_{shape}", "\n".join(map(str, first.lines)) + "\n")
 
 
+CHAT = SITE + "chat: {{host: two, name: chat.example.edu, agreement: {{version: a, en: agreement.md}}}}\n"
+
+
+def _with_chat(directory: Path, text: str = CHAT, platform: str = "debian-12") -> Case:
+    (directory / "agreement.md").write_text("Be kind.\n")
+    return case(directory, platform, "535-server", None, "two", text=text)
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_a_bare_host_with_the_chat_and_the_same_afterwards(platform: str, deploy: Deploy, tmp_path: Path) -> None:
+    here = _with_chat(tmp_path, platform=platform)
+    first = deploy(here.plan, here.host, here.bare)
+    assert first.announced == first.changed
+    assert "flexi-chat.service" in here.bare.running & here.bare.enabled
+    assert here.bare.files["/etc/flexi/chat-secrets.env"].mode == 600
+    again = deploy(here.plan, here.host, here.bare)
+    assert (again.announced, again.changed) == ([], [])
+    compare(f"{platform}_chat", "\n".join(map(str, first.lines)) + "\n")
+
+
+def test_a_chat_that_comes_later_is_foretold_at_the_gateway_too(deploy: Deploy, tmp_path: Path) -> None:
+    before = case(tmp_path, "debian-12", "535-server", None, "two")
+    deploy(before.plan, before.host, before.bare)
+    here = _with_chat(tmp_path)
+    run = deploy(here.plan, here.host, before.bare)
+    assert run.announced == run.changed
+    assert {"Gateway | Know the chat's key", "Gateway | Reload HAProxy without dropping a stream"} < set(run.changed)
+    assert before.bare.files["/etc/haproxy/flexi/chat.map"].content.decode() == f"{'f' * 64} flexi-chat\n"
+
+
 RENEWED = {
     "files": ["Gateway | Certificate | Bring the certificate", "Gateway | Reload HAProxy without dropping a stream"],
     "acme": ["Gateway | Certificate | Order the certificate"],
@@ -418,7 +448,9 @@ def test_drift(platform: str, branch: str, deploy: Deploy, tmp_path: Path) -> No
 def test_every_golden_file_is_of_a_case() -> None:
     cases = {f"{p}_{b}" + (f"_cuda-{c}" if c else "") for p, b, c in COMBINATIONS}
     cases |= {f"ubuntu-22.04_gateway_{shape}" for shape in SHAPES}
-    cases |= {f"{p}_gateway" for p in PLATFORMS} | {f"{p}_{b}_drift" for p, b in CONVERGED}
+    cases |= {f"{p}_{what}" for p in PLATFORMS for what in ("gateway", "chat")} | {
+        f"{p}_{b}_drift" for p, b in CONVERGED
+    }
     assert {path.stem for path in GOLDEN.glob("*.txt")} == cases
 
 
@@ -431,6 +463,18 @@ def test_a_package_is_on_hold_only_where_it_is_pinned_too(tmp_path: Path) -> Non
         patterns = [pattern.replace("*", ".*") for pin in driver.pins for pattern in pin.packages.split()]
         for name in drivers:
             assert any(re.fullmatch(pattern, name) for pattern in patterns), name
+
+
+def test_a_host_whose_chat_moved_away_stops_it_and_keeps_its_data(deploy: Deploy, tmp_path: Path) -> None:
+    here = _with_chat(tmp_path)
+    deploy(here.plan, here.host, here.bare)
+    after = case(tmp_path, "debian-12", "535-server", None, "two")
+    run = deploy(after.plan, after.host, here.bare)
+    assert run.announced == run.changed
+    assert "Base | Stop the chat where it was" in run.changed
+    assert "flexi-chat.service" not in here.bare.running | here.bare.enabled
+    assert "/var/lib/flexi-chat" in here.bare.directories
+    assert here.bare.files["/etc/haproxy/flexi/chat.map"].content == b"# There is no chat.\n"
 
 
 def test_a_host_that_leaves_keeps_nothing_of_flexi(deploy: Deploy, tmp_path: Path) -> None:

@@ -105,6 +105,7 @@ SINCE = {
     "SystemCallArchitectures": 209,
     "SystemCallErrorNumber": 209,
     "SystemCallFilter": 187,
+    "TimeoutStartSec": 188,
     "TimeoutStopSec": 188,
     "TriggerLimitIntervalSec": 230,
     "Type": 0,

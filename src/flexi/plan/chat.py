@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from flexi.site.sign_in_schema import Ldap, Oidc, SignIn, TrustedHeaders
     from flexi.site.site import Site
 
-CONNECTIONS = 4000
-"""Browsers at once. One with the page open holds one (HTTP/2, or a WebSocket) to six (HTTP/1.1)."""
+CONNECTIONS = 1500
+"""Connections of browsers at once. One with the page open holds one (HTTP/2, or a WebSocket) to six (HTTP/1.1)."""
 
 PYPI = "https://pypi.org/simple"
 CHAT_CLASS = ClassPlan(

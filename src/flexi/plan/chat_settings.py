@@ -9,6 +9,8 @@ from __future__ import annotations
 from .chat_model import ChatPlan
 
 DATA = "/var/lib/flexi-chat"
+PROGRAMS = "/opt/flexi/flexi-chat.pyz"
+"""What of flexi runs there, in one file (flexi.chat_package)."""
 AGREEMENT = "/etc/flexi/agreement"
 """On the chat's host: `version`, `de.md` and `en.md` of the agreement."""
 ADMIN = "flexi@localhost"
@@ -36,6 +38,8 @@ def _service(plan: ChatPlan, proxies: tuple[str, ...]) -> tuple[tuple[str, str],
         ("FLEXI_CHAT_PROXIES", ",".join(proxies)),
         ("FLEXI_AGREEMENT", AGREEMENT if plan.agreement else "none"),
         ("FLEXI_LANGUAGE", plan.language),
+        ("PYTHONPATH", PROGRAMS),
+        ("PYTHONDONTWRITEBYTECODE", "1"),
         ("HOME", DATA),
         ("DATA_DIR", DATA),
         # Its own is among its programs, which it must not change.
