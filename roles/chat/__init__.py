@@ -24,6 +24,7 @@ from flexi.operations.packages import installed
 from flexi.plan.chat_model import AgreementPlan, ChatHostPlan
 from flexi.plan.chat_settings import AGREEMENT, DATA, PROGRAMS, environment_file
 from flexi.plan.model import Plan
+from roles.chat import database
 from roles.users import service_user
 
 USER = "flexi-chat"
@@ -40,6 +41,7 @@ def prepare(plan: ChatHostPlan) -> None:
     files.directory(name="Make the chat's data directory", path=DATA, user=USER, group=USER, mode="0700")
     installed(name="Install the Python that runs the chat", packages=plan.packages)
     chat_release(name=f"Install Open WebUI {plan.version}, each package checked by its hash", plan=plan)
+    database.prepare(plan.database)
     chat_secrets(name="Make the chat's secrets, which never leave this host")
 
 
@@ -66,6 +68,7 @@ def install(site: Plan, plan: ChatHostPlan) -> None:
         after=[package, settings, *agreement, unit, switch],
     )
     systemd.service(name="Start the chat", service=SERVICE, running=True, enabled=True)
+    database.retire(plan.database)
     chat_releases_kept(name="Remove releases that nobody goes back to", release=plan.release, after=[switch])
 
 

@@ -590,3 +590,38 @@ class InterfaceOf(FactBase[str | None]):
     def process(self, output: list[str]) -> str | None:
         """`2: eth0    inet 10.87.0.10/24 scope global eth0\\ …` (ip-address(8), -oneline)."""
         return output[0].split()[1] if output else None
+
+
+@dataclass(frozen=True)
+class ChatDatabaseTruth:
+    """What a host's own PostgreSQL has for the chat."""
+
+    role: bool = False
+    database: bool = False
+    extension: bool = False
+    """pgvector, in that database."""
+    used: bool = False
+    """Open WebUI has its tables there."""
+
+
+class ChatDatabase(FactBase[ChatDatabaseTruth]):
+    """Nothing is there where PostgreSQL is not installed, or does not run yet."""
+
+    default = ChatDatabaseTruth
+
+    def command(self, database: str) -> StringCommand:
+        ask = "cd / && runuser -u postgres -- psql -XAtq"
+        role = f"SELECT 'role' FROM pg_roles WHERE rolname = '{database}'"
+        there = f"SELECT 'database' FROM pg_database WHERE datname = '{database}'"
+        has = "SELECT 'extension' FROM pg_extension WHERE extname = 'vector'"
+        used = "SELECT 'used' WHERE to_regclass('public.\"user\"') IS NOT NULL"
+        script = (
+            "command -v psql >/dev/null && id -u postgres >/dev/null 2>&1 || exit 0; "
+            f"{ask} -d postgres -c {shlex.quote(role)} -c {shlex.quote(there)} 2>/dev/null; "
+            f"{ask} -d {database} -c {shlex.quote(has)} -c {shlex.quote(used)} 2>/dev/null; true"
+        )
+        return StringCommand("sh", "-c", QuoteString(script))
+
+    def process(self, output: list[str]) -> ChatDatabaseTruth:
+        found = {line.strip() for line in output}
+        return ChatDatabaseTruth(*(part in found for part in ("role", "database", "extension", "used")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.server
 import io
 import json
@@ -71,7 +72,9 @@ class Host:
 
     @property
     def chat(self) -> backup.Chat:
-        return backup.Chat("lab", "0.12.4", self.data, self.secrets, self.root / "chat.env", USER)
+        return backup.Chat(
+            "lab", "0.12.4", self.data, self.secrets, self.root / "chat.env", self.root / "given.env", USER
+        )
 
     def messages(self) -> list[str]:
         with closing(sqlite3.connect(self.data / "webui.db")) as database:
@@ -117,6 +120,7 @@ def host(tmp_path: Path, lab: Plan, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.setattr(chat_files, "DATA", str(root / "var/flexi-chat"))
     monkeypatch.setattr(chat_files, "SECRETS", str(root / "chat-secrets.env"))
     monkeypatch.setattr(chat_files, "SETTINGS", str(root / "chat.env"))
+    monkeypatch.setattr(chat_files, "GIVEN", str(root / "given.env"))
     monkeypatch.setattr(chat_files, "USER", USER)
     monkeypatch.setattr(remote, "control_path", lambda ssh: str(tmp_path / "socket"))
     monkeypatch.setattr(Health, "well", True)
@@ -309,8 +313,7 @@ def test_links_are_refused(host: Host) -> None:
 
 def of_version(host: Host, version: str) -> bytes:
     target = io.BytesIO()
-    backup.write(backup.Chat("lab", version, *[getattr(host.chat, n) for n in ("data", "secrets", "settings", "user")]),
-                 target, lambda words: None)  # fmt: skip
+    backup.write(dataclasses.replace(host.chat, version=version), target, lambda words: None)
     return target.getvalue()
 
 
@@ -323,7 +326,7 @@ def test_a_newer_release_is_refused_before_anything_is_stopped(host: Host) -> No
 
 def test_another_kind_of_database_is_refused(host: Host) -> None:
     data = plain(host)
-    (host.root / "chat.env").write_text('DATABASE_URL="postgresql+psycopg:///flexi-chat?host=/run/postgresql"\n')
+    (host.root / "given.env").write_text('DATABASE_URL="postgresql+psycopg:///flexi-chat?host=/run/postgresql"\n')
     with pytest.raises(BackupError, match=r"of sqlite, and this chat has postgresql: set chat\.database to sqlite"):
         restore.restore(host.chat, restore.Service("x", "http://127.0.0.1:1/"), io.BytesIO(data))
     assert host.calls == []
@@ -445,20 +448,33 @@ def test_keys_are_read_as_age_writes_them(tmp_path: Path, key: pyrage.x25519.Ide
         keys.recipients([])
 
 
+ENV_FILE = r"""# x
+A=plain
+B="two words \"quoted\" \$5 \\ \n"
+C='{"a": "\\"}'
+D=
+"""
+
+
 def test_env_files_are_read_as_systemd_reads_them(tmp_path: Path) -> None:
+    """systemd.exec(5): in double quotes, a backslash takes the meaning from four signs and is itself before others."""
     file = tmp_path / "e"
-    file.write_text('# x\nA=plain\nB="two words \\"quoted\\" \\\\"\nC=\'single\'\nD=\n')
+    file.write_text(ENV_FILE)
     assert env_files.read((file, tmp_path / "none")) == {
         "A": "plain",
-        "B": 'two words "quoted" \\',
-        "C": "single",
+        "B": 'two words "quoted" $5 \\ \\n',
+        "C": '{"a": "\\\\"}',
         "D": "",
     }
-    text = env_files.with_values(file.read_text(), {"B": 'new "word"', "E": "1"})
-    file.write_text(text)
-    assert env_files.read((file,))["B"] == 'new "word"'
-    assert env_files.read((file,))["E"] == "1"
-    assert text.startswith("# x\nA=plain\n")
+    file.write_text(env_files.with_values(ENV_FILE, {"B": 'new "$word"', "E": "1"}))
+    assert file.read_text().startswith("# x\nA=plain\n")
+    assert env_files.read((file,)) == {
+        "A": "plain",
+        "B": 'new "$word"',
+        "C": '{"a": "\\\\"}',
+        "D": "",
+        "E": "1",
+    }
 
 
 def test_no_argument_has_the_password_of_the_database() -> None:

@@ -21,6 +21,11 @@ from typing import Annotated, Any
 
 os.environ.setdefault("FROM_INIT_PY", "true")  # As `open-webui serve` says that it was installed, not built (env.py).
 
+from .turns import one_after_the_other
+
+with one_after_the_other(Path(os.environ["DATA_DIR"])):
+    import open_webui.config  # noqa: F401
+
 import open_webui.utils.auth as their_auth
 from fastapi import APIRouter, Depends, Request
 from starlette.routing import Match, Mount
@@ -188,7 +193,8 @@ def _pages() -> agreement.Page | None:
 _check()
 _watch_what_runs_alone()
 _add_who()
-make_table(database.engine())
+with one_after_the_other(Path(os.environ["DATA_DIR"])):
+    make_table(database.engine())
 app = Gate(
     theirs.app,
     access,

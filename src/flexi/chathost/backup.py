@@ -1,6 +1,6 @@
 """On the chat's host: a consistent backup of the running chat, as a tar on standard output.
 
-    python -m flexi.chathost.backup SITE VERSION DATA SECRETS SETTINGS USER
+    python -m flexi.chathost.backup SITE VERSION DATA SECRETS SETTINGS GIVEN USER
 
 Standard error has `total BYTES` first, so that somebody can draw a bar, and one sentence where there is no backup.
 The chat goes on meanwhile. First the database, then the files: each file that the copy of the database names was there
@@ -25,7 +25,7 @@ from . import env_files, sqlite_files
 from .archive import DATA, DUMP, MANIFEST, SECRETS, BackupError, Manifest, Writer
 from .postgres import Server
 
-MADE_ANEW = ("cache",)
+MADE_ANEW = ("cache", "static")
 """Folders of Open WebUI's that hold only what it makes again by itself."""
 VECTORS = "vector_db"
 """Chroma's folder below Open WebUI's (config.py, CHROMA_DATA_PATH)."""
@@ -47,12 +47,14 @@ class Chat:
     data: Path
     secrets: Path
     settings: Path
+    given: Path
+    """Secrets that others gave; it need not be there."""
     user: str
 
     @property
     def server(self) -> Server | None:
         """None where the database is SQLite."""
-        url = env_files.read((self.settings, self.secrets)).get(DATABASE_URL)
+        url = env_files.read((self.settings, self.secrets, self.given)).get(DATABASE_URL)
         return None if url is None or url.startswith("sqlite") else Server.of(url, self.user)
 
 
@@ -188,8 +190,8 @@ def _member(chat: Chat, path: Path) -> str:
 
 
 def chat_of(arguments: list[str]) -> Chat:
-    site, version, data, secrets, settings, user = arguments
-    return Chat(site, version, Path(data), Path(secrets), Path(settings), user)
+    site, version, data, secrets, settings, given, user = arguments
+    return Chat(site, version, Path(data), Path(secrets), Path(settings), Path(given), user)
 
 
 def main() -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def read(paths: Iterable[Path]) -> dict[str, str]:
         for line in text.splitlines():
             name, separator, value = line.strip().partition("=")
             if separator and not name.startswith(("#", ";")):
-                found[name.strip()] = "".join(shlex.split(value))
+                found[name.strip()] = _unquoted(value.strip())
     return found
 
 
@@ -36,5 +36,14 @@ def _line(name: str, value: str) -> str:
     if "\n" in value or "\0" in value:
         raise ValueError(f"{name} is no single line")
     plain = value and all(character.isalnum() or character in "-_.:/@+=," for character in value)
-    quoted = value.replace("\\", "\\\\").replace('"', '\\"')
+    quoted = re.sub(r'(["\\`$])', r"\\\1", value)
     return f"{name}={value}" if plain else f'{name}="{quoted}"'
+
+
+def _unquoted(value: str) -> str:
+    """In double quotes a backslash takes the meaning from `"`, `\\`, `` ` `` and `$`; in single ones it is itself."""
+    if len(value) >= 2 and value[0] == value[-1] == "'":
+        return value[1:-1]
+    if len(value) >= 2 and value[0] == value[-1] == '"':
+        return re.sub(r'\\(["\\`$])', r"\1", value[1:-1])
+    return value

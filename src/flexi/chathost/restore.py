@@ -1,6 +1,6 @@
 """On the chat's host: a backup on standard input takes the place of what the chat has, whole or not at all.
 
-    python -m flexi.chathost.restore SITE VERSION DATA SECRETS SETTINGS USER UNIT HEALTH_URL
+    python -m flexi.chathost.restore SITE VERSION DATA SECRETS SETTINGS GIVEN USER UNIT HEALTH_URL
 
 Everything is unpacked and looked at beside the chat, which goes on until then. After that the chat is stopped, folder
 and database change places, and the chat is started; one that does not come back gets what it had before. Standard error

@@ -36,7 +36,7 @@ def installed(packages: Sequence[str]) -> Commands:
         host.noop("all of them are installed")
         return
     yield fresh_index()
-    yield _install(absent)
+    yield install_command(absent)
 
 
 @operation()
@@ -58,10 +58,10 @@ def driver_installed(driver: DriverPlan, interrupts: Interruption) -> Commands:
     yield fresh_index()
     _, modules, comes = _modules_to_come(driver)
     names = [*(driver.packages if other else absent), *([] if comes else [modules])]
-    yield _install(names, *(["--allow-downgrades", "--allow-change-held-packages"] if other else []))
+    yield install_command(names, *(["--allow-downgrades", "--allow-change-held-packages"] if other else []))
 
 
-def _install(packages: Sequence[str], *options: str) -> StringCommand:
+def install_command(packages: Sequence[str], *options: str) -> StringCommand:
     return StringCommand(
         "DEBIAN_FRONTEND=noninteractive",
         *("apt-get", "-y", *PATIENCE, "install", "--no-install-recommends", *options),
@@ -78,7 +78,7 @@ def time_daemon() -> Generator[StringCommand, None, None]:
         host.noop("a time daemon is installed")
         return
     yield fresh_index()
-    yield _install([TIME_DAEMON])
+    yield install_command([TIME_DAEMON])
 
 
 @operation()
@@ -169,7 +169,7 @@ def updated(driver: DriverPlan, maintenance: MaintenancePlan, interrupts: Interr
         return
     yield from drain(interrupts)
     names = [f"{name}={version}" for name, version in sorted(upgrades.items())]
-    yield _install(names, "--allow-change-held-packages")
+    yield install_command(names, "--allow-change-held-packages")
 
 
 @operation()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from flexi.data import chat_lock
 
 from . import platforms, ports
+from .chat_database import database_plan
 from .chat_model import (
     CHAT_CONSUMER,
     AgreementPlan,
@@ -131,6 +132,7 @@ def chat_host(site: Site, name: str) -> ChatHostPlan | None:
         release=f"{plan.version}-{hashlib.sha256(chat_lock(plan.version).encode()).hexdigest()[:8]}",
         gateway_url=gateway_url,
         environment=chat_environment(plan, gateway_url, _proxies(site, site.content.chat)),
+        database=database_plan(plan, site.content.hosts[name].platform),
     )
 
 

@@ -141,6 +141,18 @@ class ChatEdgePlan(Frozen):
         return self.url.partition("://")[2]
 
 
+class ChatDatabasePlan(Frozen):
+    """PostgreSQL for the chat, as its host needs it."""
+
+    name: str
+    """Of the database, its owner, and the user that PostgreSQL knows the owner by."""
+    server: bool
+    """Whether it is on this host; one of the site's own needs the client alone, for backups."""
+    packages: tuple[str, ...]
+    redis_package: str | None
+    """None where one process needs no Redis, or uses one of the site's own."""
+
+
 class ChatHostPlan(Frozen):
     """What the chat's host needs for it."""
 
@@ -156,3 +168,5 @@ class ChatHostPlan(Frozen):
     """Where it reaches the models."""
     environment: tuple[tuple[str, str], ...]
     """Settings of Open WebUI, and `FLEXI_…` of our own; no secrets."""
+    database: ChatDatabasePlan | None = None
+    """None where SQLite will do."""

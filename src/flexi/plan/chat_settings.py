@@ -6,6 +6,7 @@ Names and meanings: open_webui/env.py and open_webui/config.py of 0.12.4.
 
 from __future__ import annotations
 
+from .chat_database import database_environment
 from .chat_model import ChatPlan
 
 DATA = "/var/lib/flexi-chat"
@@ -24,6 +25,7 @@ def chat_environment(plan: ChatPlan, gateway_url: str, proxies: tuple[str, ...])
         *_service(plan, proxies),
         *_page(plan),
         *_models(plan, gateway_url),
+        *database_environment(plan),
         *_privacy(plan),
         *_QUIET,
         *_FEATURES,

@@ -36,6 +36,8 @@ def package_set(host: HostPlan) -> PackageSet:
         packages |= set(host.gateway.packages)
     if host.chat:
         packages |= set(host.chat.packages)
+        if host.chat.database:
+            packages |= {*host.chat.database.packages, *filter(None, [host.chat.database.redis_package])}
     if host.ollama:
         packages |= set(host.ollama.packages)
     return PackageSet(platform=host.platform, packages=tuple(sorted(packages)), pins=tuple(pins))

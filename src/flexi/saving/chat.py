@@ -184,8 +184,8 @@ def check(file: Path, identities: Sequence[Any]) -> None:
 
 
 def _on_host(module: str, plan: Plan, chat: ChatPlan, *more: str) -> str:
-    places = (plan.site, chat.version, chat_files.DATA, chat_files.SECRETS, chat_files.SETTINGS, chat_files.USER, *more)
-    words = " ".join(shlex.quote(word) for word in places)
+    files = (chat_files.DATA, chat_files.SECRETS, chat_files.SETTINGS, chat_files.GIVEN)
+    words = shlex.join((plan.site, chat.version, *files, chat_files.USER, *more))
     missing = "there is no chat on this host: deploy it first"
     script = (
         f"[ -x {chat_files.CURRENT}/bin/python ] || {{ echo '{missing}' >&2; exit 1; }}; "
