@@ -41,6 +41,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("resident", residents, ids=lambda resident: resident.label)
     if "gateway" in metafunc.fixturenames:
         metafunc.parametrize("gateway", plan.gateway.hosts)
+    if "chat" in metafunc.fixturenames:
+        metafunc.parametrize("chat", [plan.chat.name] if plan.chat else [])
     if "instance" in metafunc.fixturenames:
         metafunc.parametrize("instance", plan.instances, ids=lambda instance: instance.group)
     if "route" in metafunc.fixturenames:
@@ -50,7 +52,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What is not there is not checked, nor counted as skipped."""
-    if len(plan_of(config.getoption("--site")).gateway.hosts) < 2:
+    plan = plan_of(config.getoption("--site"))
+    if plan.chat is None:
+        items[:] = [item for item in items if "chat" not in getattr(item, "fixturenames", ())]
+    if len(plan.gateway.hosts) < 2:
         items[:] = [item for item in items if not item.get_closest_marker("two_gateways")]
 
 

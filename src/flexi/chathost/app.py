@@ -27,12 +27,13 @@ with one_after_the_other(Path(os.environ["DATA_DIR"])):
     import open_webui.config  # noqa: F401
 
 import open_webui.utils.auth as their_auth
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, HTTPException, Request
 from starlette.routing import Match, Mount
 from starlette.staticfiles import StaticFiles
 
 from . import agreement, database, file_limit
 from .acceptances import Acceptances, make_table
+from .fixed import fix_settings
 from .gate import INTERNAL, WHO, Access, Gate, Scope
 
 SIGN_IN = ("POST", "/api/v1/auths/signin")
@@ -92,6 +93,7 @@ their_auth.get_verified_user_by_token = _who_accepted
 
 _files = file_limit.lower()
 import open_webui.main as theirs  # noqa: E402
+from open_webui.models.config import Config  # noqa: E402
 
 file_limit.restore(_files)
 from open_webui import env as their_env  # noqa: E402
@@ -191,6 +193,7 @@ def _pages() -> agreement.Page | None:
 
 
 _check()
+fix_settings(Config, lambda sentence: HTTPException(403, sentence))
 _watch_what_runs_alone()
 _add_who()
 with one_after_the_other(Path(os.environ["DATA_DIR"])):

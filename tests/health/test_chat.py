@@ -1,0 +1,81 @@
+"""The chat as its users meet it at the gateway, and its own way to the models."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from subjects import Hosts
+from test_gateway import CERTIFICATE
+from testinfra.host import Host
+
+from flexi.facts import ChatReleases
+from flexi.operations.chat import SECRETS
+from flexi.plan.model import Plan
+
+
+@pytest.fixture
+def front(plan: Plan, hosts: Hosts) -> Host:
+    return hosts[plan.gateway.host]
+
+
+def ask(front: Host, plan: Plan, path: str) -> tuple[int, str]:
+    """Status and body, asked for as a browser would: by the chat's name, at the port that users reach."""
+    assert plan.chat is not None
+    here = f"--connect-to ::127.0.0.1:{plan.chat.port}"
+    trust = f"--cacert {CERTIFICATE}" if plan.gateway.tls else ""
+    answer = front.run(f"curl -sS -m 30 -w '\\n%{{http_code}}' {here} {trust} {plan.chat.url}{path}")
+    assert answer.rc == 0, f"the gateway does not answer for it: {answer.stderr.strip()}"
+    text, _, status = answer.stdout.rpartition("\n")
+    return int(status), text.strip()
+
+
+def test_page(chat: str, plan: Plan, front: Host) -> None:
+    """{chat} answers through the gateway, in the site's name"""
+    assert plan.chat is not None
+    status, text = ask(front, plan, "/api/config")
+    assert status == 200, f"status {status}: {text[:200]}"
+    config = json.loads(text)
+    assert config["name"].startswith(plan.chat.title), f"it calls itself {config['name']}"
+    assert config["version"] == plan.chat.version, f"it is Open WebUI {config['version']}"
+    assert not config["features"]["enable_signup"], "anybody may register"
+
+
+def test_nobody_without_an_account(chat: str, plan: Plan, front: Host) -> None:
+    """{chat} shows nothing to who has not signed in"""
+    for path in ("/api/models", "/api/v1/chats/", "/ollama/api/tags"):
+        status, text = ask(front, plan, path)
+        assert status in (401, 403), f"{path} answers {status}: {text[:100]}"
+
+
+def test_models(chat: str, plan: Plan, hosts: Hosts) -> None:
+    """{chat} reaches the models, with a key that the gateway knows"""
+    assert plan.chat is not None
+    here = plan.host(plan.chat.host).chat
+    assert here is not None
+    # The key travels over standard input, into no argument.
+    key = f"sed -n 's/^RAG_OLLAMA_API_KEY=/Authorization: Bearer /p' {SECRETS}"
+    answer = hosts[plan.chat.host].run(
+        f"{key} | curl -sS -m 30 -w '\\n%{{http_code}}' -H @- {here.gateway_url}/api/tags"
+    )
+    text, _, status = answer.stdout.rpartition("\n")
+    assert status == "200", f"status {status or answer.stderr.strip()}: {text[:200]}"
+    listed = {model["name"] for model in json.loads(text)["models"]}
+    missing = sorted(set(plan.chat.models) - listed)
+    assert not missing, f"the gateway does not list {', '.join(missing)}"
+
+
+def test_release(chat: str, plan: Plan, hosts: Hosts) -> None:
+    """{chat} runs the planned release with the planned settings"""
+    assert plan.chat is not None
+    here = plan.host(plan.chat.host).chat
+    assert here is not None
+    target = hosts[plan.chat.host]
+    current = target.file(f"{ChatReleases.root}/current").linked_to.rsplit("/", 1)[-1]
+    assert current == here.release, f"{current} is current, planned is {here.release}"
+    running = target.check_output(
+        "tr '\\0' '\\n' </proc/$(systemctl show -p MainPID --value flexi-chat.service)/environ"
+    )
+    written = [f"{name}={value}" for name, value in here.environment]
+    others = sorted(set(written) - set(running.splitlines()))
+    assert not others, f"it runs with other settings than the site's: {others[0].partition('=')[0]}; deploy"
