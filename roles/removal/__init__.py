@@ -18,8 +18,6 @@ SERVICES = (
     "flexi-catalogue.service",
     "flexi-ledger.socket",
     "flexi-ledger.service",
-    "flexi-chat-cleaning.timer",
-    "flexi-chat-front.service",
     "flexi-chat.service",
 )
 FIREWALL = "flexi-firewall.service"

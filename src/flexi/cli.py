@@ -26,6 +26,7 @@ from flexi.doctor import show as doctor_show
 from flexi.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, FlexiError, InputError
 from flexi.keys import commands as keys_commands
 from flexi.lab import commands as lab_commands
+from flexi.moodle import commands as moodle_commands
 from flexi.paths import INVENTORY
 from flexi.plan import build_plan
 from flexi.plan.model import Plan
@@ -342,6 +343,7 @@ cli.add_command(lab_commands.lab)
 cli.add_command(keys_commands.keys)
 cli.add_command(accounts_commands.accounts)
 cli.add_command(accounts_commands.agreements)
+cli.add_command(moodle_commands.moodle)
 cli.add_command(questions_commands.questions)
 cli.add_command(saving_commands.backup)
 cli.add_command(saving_commands.restore)

@@ -43,11 +43,14 @@ class Wish:
     """Hosts whose cards may be others than before."""
     purge: bool = False
     """Of a host that leaves, remove the models too."""
+    new_key: bool = False
+    """Moodle makes itself another key."""
 
     @property
     def data(self) -> list[str]:
         """pyinfra's data for it: what an admin types after `--data`."""
         switches = {"allow_reboot": self.allow_reboot, "update": self.update, "purge": self.purge}
+        switches["new_key"] = self.new_key
         given = {**{key: "yes" for key, on in switches.items() if on}, "accept_gpus": ",".join(self.accept_gpus)}
         return [f"{key}={value}" for key, value in given.items() if value]
 

@@ -12,10 +12,11 @@ from flexi.bundle.checking import check
 from flexi.bundle.progress import Bars
 from flexi.errors import EXIT_BAD_INPUT, InputError
 from flexi.plan import build_plan
-from flexi.plan.model import HostPlan, Plan
+from flexi.plan.model import HostPlan, Plan, SshPlan
 from flexi.site import SiteError, load_site
 
 DEPLOY = "deploy.py"
+MOODLE = "moodle.py"
 Host = tuple[str, dict[str, Any]]
 
 
@@ -23,12 +24,15 @@ def pyinfra_hosts(inventory_file: str) -> list[Host]:
     """Hosts of the site file beside `inventory_file` (`lab.py` → `lab.yaml`), each with its part of the plan.
 
     A wrong site file ends pyinfra before it connects anywhere: its findings on standard error, exit status 2. So does a
-    bundle that is not whole, for the one script that brings it to the hosts.
+    bundle that is not whole, for the one script that brings it to the hosts. For `moodle.py` there is one host alone,
+    Moodle's machine, which no other script knows.
     """
     site_file = Path(inventory_file).with_suffix(".yaml")
     try:
         plan = build_plan(load_site(site_file))
-        if any(Path(word).name == DEPLOY for word in sys.argv):
+        if _runs(MOODLE, inventory_file):
+            return [moodle_host(plan)]
+        if _runs(DEPLOY, inventory_file):
             check(plan, str(site_file), Bars(Console(stderr=True), quiet=True))
     except (SiteError, InputError) as error:
         print(error, file=sys.stderr)
@@ -36,19 +40,36 @@ def pyinfra_hosts(inventory_file: str) -> list[Host]:
     return [(host.name, host_data(plan, host)) for host in plan.hosts]
 
 
+def _runs(script: str, inventory_file: str) -> bool:
+    """Whether pyinfra was called with this script; a site may have the script's name."""
+    own = Path(inventory_file).resolve()
+    return any(Path(word).name == script and Path(word).resolve() != own for word in sys.argv)
+
+
+def moodle_host(plan: Plan) -> Host:
+    """Moodle's machine. InputError where the site file names none."""
+    if plan.moodle is None or plan.moodle.host is None:
+        raise InputError(
+            "the site file names no machine of Moodle (moodle.ssh): ./flexi moodle steps says what to enter"
+        )
+    return ("moodle", {**_connection(plan.moodle.host.ssh), "flexi_moodle": plan.moodle})
+
+
 def host_data(plan: Plan, host: HostPlan) -> dict[str, Any]:
     """pyinfra's connector data and the plan for one host. Host keys must be known: nobody deploys to a stranger."""
-    ssh = host.ssh
+    data: dict[str, Any] = {**_connection(host.ssh), "flexi_plan": plan, "flexi_host": host}
+    if host.environment:
+        data["_env"] = dict(host.environment)
+    return data
+
+
+def _connection(ssh: SshPlan) -> dict[str, Any]:
     data: dict[str, Any] = {
         "ssh_hostname": ssh.address,
         "ssh_user": ssh.user,
         "ssh_port": ssh.port,
         "ssh_strict_host_key_checking": "yes",
-        "flexi_plan": plan,
-        "flexi_host": host,
     }
-    if host.environment:
-        data["_env"] = dict(host.environment)
     if ssh.config:
         data["ssh_config_file"] = ssh.config
     if ssh.identity:

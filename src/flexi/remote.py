@@ -99,8 +99,13 @@ def direct_address(ssh: SshPlan) -> str | None:
 def run(host: HostPlan, command: str, timeout_s: float = 30, stdin: str = "") -> Answer:
     """Run a shell command on the host as the site's SSH user. Status 255 where the host cannot be reached, or gives no
     whole answer in time: `stdout` is then what came until the end."""
+    return run_at(host.ssh, command, timeout_s, stdin)
+
+
+def run_at(ssh: SshPlan, command: str, timeout_s: float = 30, stdin: str = "") -> Answer:
+    """As `run`, on a machine that need not be a host of the site."""
     try:
-        done = _ssh(ssh_command(host.ssh, command), timeout_s, stdin)
+        done = _ssh(ssh_command(ssh, command), timeout_s, stdin)
     except subprocess.TimeoutExpired as late:
         # Bytes even in text mode (bpo-43423).
         so_far = late.stdout.decode(errors="replace") if isinstance(late.stdout, bytes) else late.stdout or ""

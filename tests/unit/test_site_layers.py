@@ -12,7 +12,7 @@ import pytest
 from flexi.paths import INVENTORY, ROOT
 
 SITE = sorted((ROOT / "src/flexi/site").glob("*.py"))
-FIGURES = {"chat_model", "fit", "model", "platforms", "ports", "maintenance"}
+FIGURES = {"chat_model", "fit", "model", "moodle_model", "platforms", "ports", "maintenance"}
 
 
 @pytest.mark.parametrize("path", SITE, ids=lambda path: path.name)

@@ -103,6 +103,34 @@ class KeysStore:
         self._write([old if old is not entry else entry.model_copy(update=change) for old in self.entries])
         return key
 
+    def adopt(self, name: str, sha256: str, class_name: str, *, purpose: str, keep_old: timedelta) -> bool:
+        """Make the key with this digest, which another machine made for itself, that of the consumer `name`, which is
+        added where there is none. Returns whether that changed anything. The one before stays good for `keep_old`."""
+        if class_name not in self._site.classes:
+            raise InputError(f"'{class_name}' is no class of the site (gateway.classes)")
+        known = next((entry for entry in self.entries if entry.name == name), None)
+        if known is None:
+            created = self._now.isoformat()
+            values: dict[str, object] = {
+                "name": name,
+                "class": class_name,
+                "purpose": purpose,
+                "created": created,
+                "sha256": sha256,
+            }
+            self._write([*self.entries, _entry(values)])
+            return True
+        change: dict[str, object] = {"class_name": class_name}
+        if known.sha256 != sha256:
+            until = (self._now + keep_old).isoformat()
+            previous = PreviousKey(sha256=known.sha256, expires=until)
+            change |= {"sha256": sha256, "created": self._now.isoformat(), "expires": None, "previous": previous}
+        changed = known.model_copy(update=change)
+        if changed == known:
+            return False
+        self._write([entry if entry is not known else changed for entry in self.entries])
+        return True
+
     def revoke(self, names: Sequence[str]) -> None:
         """Take consumers out, with all their keys; all of them or none."""
         gone = [self.entry(name) for name in names]

@@ -22,7 +22,8 @@ from .gpu_sim.bundle import zipapp
 from .platforms import Platform
 from .vendor import archives, repository
 
-# What Ubuntu's server installation has and the roles rely on or configure. Not HAProxy: a role installs that.
+# What Ubuntu's server installation has and the roles rely on or configure, and PHP for the stub of a Moodle. Not
+# HAProxy: a role installs that.
 PACKAGES = (
     "systemd",
     "systemd-sysv",
@@ -42,6 +43,7 @@ PACKAGES = (
     "needrestart",
     "netbase",
     "nftables",
+    "php-cli",
     "procps",
     "unattended-upgrades",
     "zstd",

@@ -40,6 +40,7 @@ from .model import (
     SshPlan,
     Warning_,
 )
+from .moodle import moodle_aliases, moodle_keyless, moodle_origins, moodle_plan
 from .needs import package_set, set_name
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def build_plan(site: Site) -> Plan:
         hosts=tuple(_host(site, name, host) for name, host in site.content.hosts.items()),
         gateway=_gateway(site),
         chat=chat_plan(site),
+        moodle=moodle_plan(site),
         warnings=tuple(_warnings(site)),
     )
 
@@ -402,8 +404,8 @@ def _gateway(site: Site) -> GatewayPlan:
         body_limit_bytes=gateway.body_limit * 2**20,
         guard_sockets=tuple(f"{GUARD_RUN}/{number}.sock" for number in range(1, GUARD_WORKERS + 1)),
         inner_socket=INNER_SOCKET,
-        anonymous_paths=tuple(_OPEN_PATHS[name] for name in dict.fromkeys(gateway.anonymous)),
-        cors=tuple(dict.fromkeys(gateway.cors)),
+        anonymous_paths=tuple(_OPEN_PATHS[name] for name in dict.fromkeys((*gateway.anonymous, *moodle_keyless(site)))),
+        cors=tuple(dict.fromkeys((*gateway.cors, *moodle_origins(site)))),
         backends=_backends(site),
         consumers=site.consumers,
         classes=(
@@ -450,9 +452,9 @@ def _backends(site: Site) -> tuple[Backend, ...]:
 
 
 def _aliases(site: Site) -> dict[str, list[str]]:
-    """Lower-case spellings of aliases, by the lower-case name of the model that they mean."""
+    """Lower-case spellings of aliases, by the lower-case name of the model that they mean; the site file's own win."""
     found: dict[str, list[str]] = {}
-    for alias, model in site.content.gateway.aliases.items():
+    for alias, model in {**moodle_aliases(site), **site.content.gateway.aliases}.items():
         found.setdefault(model.lower(), []).extend(model_spellings(alias))
     return found
 

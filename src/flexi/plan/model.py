@@ -12,6 +12,8 @@ from typing import Literal
 
 from .chat_model import ChatEdgePlan, ChatHostPlan, ChatPlan
 from .frozen import Frozen as _Frozen
+from .moodle_model import MoodlePlan
+from .ssh_model import SshPlan as SshPlan
 
 PlatformName = Literal["ubuntu-22.04", "ubuntu-24.04", "debian-12"]
 Priority = Literal["interactive", "batch"]
@@ -37,16 +39,6 @@ keep_alive, which sets how long the model stays)."""
 RESERVED_PRIORITY = 2
 """A consumer with at most so many interactive requests at once may wait where the queue is full already."""
 RoleName = Literal["base", "firewall", "driver", "cuda", "ollama", "agent", "gateway", "chat"]
-
-
-class SshPlan(_Frozen):
-    """How the admin's machine reaches a host. `config` is an absolute path to an OpenSSH client config."""
-
-    address: str
-    user: str
-    port: int = 22
-    config: str | None = None
-    identity: str | None = None
 
 
 class ProxyPlan(_Frozen):
@@ -562,6 +554,7 @@ class Plan(_Frozen):
     hosts: tuple[HostPlan, ...]
     gateway: GatewayPlan
     chat: ChatPlan | None = None
+    moodle: MoodlePlan | None = None
     warnings: tuple[Warning_, ...] = ()
 
     def host(self, name: str) -> HostPlan:

@@ -339,3 +339,24 @@ def window(value: str) -> str:
         return maintenance.parse(value).text
     except ValueError as error:
         raise refused("is no weekly window", "write e.g. 'Sun 02:00-05:00' or 'Mon-Fri 22:30-04:00'") from error
+
+
+def absolute_path(value: str) -> str:
+    """A path on another machine."""
+    if not value.startswith("/") or value.endswith("/") or not re.fullmatch(r"[A-Za-z0-9/._+@-]+", value, re.ASCII):
+        raise refused("is no path from the root", "write e.g. '/var/www/moodle/config.php'")
+    return value
+
+
+def program(value: str) -> str:
+    """A command's name, or its path."""
+    if not re.fullmatch(r"[A-Za-z0-9/._+-]+", value, re.ASCII) or value.startswith("-"):
+        raise refused("is no name of a program", "write e.g. 'php' or '/usr/bin/php8.2'")
+    return value
+
+
+def prompt(value: str) -> str:
+    """Text of several lines that a model is told."""
+    if not value.strip() or len(value) > 8000 or any(not (c.isprintable() or c == "\n") for c in value):
+        raise refused("is no text that a model could be told", "write at most 8000 printable characters")
+    return value.strip()

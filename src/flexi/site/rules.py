@@ -10,6 +10,7 @@ from flexi.plan import platforms, ports
 from .chat_rules import chat_problems
 from .document import Path
 from .findings import Problem, nearest, shown, suggestion
+from .moodle_rules import moodle_problems
 from .pair_rules import pair_problems
 from .schema import Firewall, Group, Host
 from .site import Site
@@ -20,7 +21,7 @@ def problems(site: Site) -> list[Problem]:
     """Everything that keeps `site` from being deployed."""
     found: list[Problem] = []
     rules = (_gateway, _addresses, _driver, _toolkits, _mirrors, _apt, _cards, _groups, _models, _ports, _firewall)
-    for rule in (*rules, _aliases, _classes, pair_problems, tls_problems, chat_problems):
+    for rule in (*rules, _aliases, _classes, pair_problems, tls_problems, chat_problems, moodle_problems):
         found.extend(rule(site))
     # Whether the models fit is only worth saying when cards and models are known and told apart.
     return found or list(_room(site))

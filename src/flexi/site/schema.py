@@ -15,6 +15,7 @@ from flexi.plan.model import PlatformName
 from . import names
 from .chat_schema import Chat
 from .gateway_schema import Gateway
+from .moodle_schema import Moodle
 from .section import FilePath, GroupName, HostName, Line, ModelName, Network, Port, Section, Url, UrlOrPath
 
 KvCache = Literal["f16", "q8_0", "q4_0"]
@@ -376,3 +377,4 @@ class SiteFile(Section):
     hosts: dict[HostName, Host] = Field(min_length=1, description="The machines, by host name.")
     gateway: Gateway
     chat: Chat | None = None
+    moodle: Moodle | None = None

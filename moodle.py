@@ -1,0 +1,8 @@
+"""Moodle's machine, which is none of the site's hosts: its AI provider, as the site file says."""
+
+from pyinfra import host
+
+from roles import moodle
+
+plan = host.data.flexi_moodle
+moodle.install(plan, plan.host, bool(host.data.get("new_key")))
