@@ -22,9 +22,10 @@ from flexi.operations.chat import (
 )
 from flexi.operations.packages import installed
 from flexi.plan.chat_model import AgreementPlan, ChatHostPlan
-from flexi.plan.chat_settings import AGREEMENT, DATA, PROGRAMS, environment_file
+from flexi.plan.chat_settings import DATA, PROGRAMS, environment_file
+from flexi.plan.chat_sign_in import AGREEMENT
 from flexi.plan.model import Plan
-from roles.chat import database
+from roles.chat import cleaning, database, sign_in
 from roles.users import service_user
 
 USER = "flexi-chat"
@@ -58,17 +59,20 @@ def install(site: Plan, plan: ChatHostPlan) -> None:
         create_remote_dir=False,
     )
     agreement = _agreement(site.chat.agreement)
+    given = sign_in.bring(site.chat)
     unit = files.put(name="Write the chat's unit", src=f"templates/chat/{SERVICE}", dest=UNIT, mode="0644")
     switch = current_chat(name=f"Make Open WebUI {plan.version} the current release", release=plan.release)
     applied(
         name="Restart the chat with what is new",
         what=SERVICE,
-        inputs=(CURRENT_DIGEST, PROGRAMS, SETTINGS, SECRETS, UNIT, *AGREEMENT_FILES),
+        inputs=(CURRENT_DIGEST, PROGRAMS, SETTINGS, SECRETS, UNIT, *AGREEMENT_FILES, *sign_in.INPUTS),
         command=f"systemctl restart {SERVICE}",
-        after=[package, settings, *agreement, unit, switch],
+        after=[package, settings, *agreement, *given, unit, switch],
     )
     systemd.service(name="Start the chat", service=SERVICE, running=True, enabled=True)
     database.retire(plan.database)
+    sign_in.front(site.chat)
+    cleaning.clean()
     chat_releases_kept(name="Remove releases that nobody goes back to", release=plan.release, after=[switch])
 
 

@@ -18,6 +18,8 @@ SERVICES = (
     "flexi-catalogue.service",
     "flexi-ledger.socket",
     "flexi-ledger.service",
+    "flexi-chat-cleaning.timer",
+    "flexi-chat-front.service",
     "flexi-chat.service",
 )
 FIREWALL = "flexi-firewall.service"

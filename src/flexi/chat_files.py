@@ -19,6 +19,10 @@ GIVEN = "/etc/flexi/chat-given.env"
 """Likewise, of secrets that others gave: of a directory, a provider, a database. There only where the site has some."""
 
 
+PROOF = "/etc/flexi/chat-proof.env"
+"""Likewise, what Apache in front of the chat shows it; there only where Apache says who comes."""
+
+
 def program(module: str) -> str:
     """The shell words that run a module of `flexi.chathost` with the chat's own Python."""
     return f"env PYTHONPATH={PACKAGE} {CURRENT}/bin/python -m flexi.chathost.{module}"

@@ -109,11 +109,6 @@ def deploy(monkeypatch: pytest.MonkeyPatch) -> Deploy:
     def run(
         plan: Plan, host: HostPlan, model: ModelHost, carry_out: bool = True, script: str = "deploy.py", **data: object
     ) -> Run:
-        def converge(*_: object) -> bool:
-            model.converge_courses()
-            return True
-
-        monkeypatch.setattr("flexi.operations.courses._converge", converge)
         given = {"fake_delay": 0, "fake_delay_jitter": 0, "flexi_plan": plan, "flexi_host": host, **data}
         with answering(model, monkeypatch):
             inventory = Inventory(([(f"@fake/{host.name}", given)], {}))
@@ -248,6 +243,47 @@ def test_a_bare_host_with_the_chat_and_the_same_afterwards(platform: str, deploy
     again = deploy(here.plan, here.host, here.bare)
     assert (again.announced, again.changed) == ([], [])
     compare(f"{platform}_chat", "\n".join(map(str, first.lines)) + "\n")
+
+
+SIGN_IN = """\
+chat:
+  host: two
+  name: chat.example.edu
+  sign_in:
+    local: false
+    ldap: {{host: ldap.example.edu, ca: ca.pem, bind_dn: cn=x, bind_password: {{file: x.secret}}, base: dc=x}}
+    oidc: {{discovery: "https://login.example.edu/x", client_id: chat, client_secret: {{command: cat x.secret}}}}
+    trusted_headers: {{apache: shib.conf, groups: isMemberOf}}
+"""
+
+
+def test_every_way_of_sign_in_and_back_to_passwords(deploy: Deploy, tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("-----BEGIN CERTIFICATE-----\n")
+    (tmp_path / "x.secret").write_text("much $ecret\n")
+    (tmp_path / "shib.conf").write_text("<Location />\n  AuthType shibboleth\n</Location>\n")
+    here = _with_chat(tmp_path, SITE + SIGN_IN)
+    first = deploy(here.plan, here.host, here.bare)
+    assert first.announced == first.changed
+    files = here.bare.files
+    given = files["/etc/flexi/chat-given.env"]
+    assert (
+        given.mode == files["/etc/flexi/chat-front-admin.conf"].mode == files["/etc/flexi/chat-proof.env"].mode == 600
+    )
+    assert given.content.decode().splitlines()[1:] == [
+        'LDAP_APP_PASSWORD="much \\$ecret"',
+        'OAUTH_CLIENT_SECRET="much \\$ecret"',
+    ]
+    assert "ecret" not in files["/etc/flexi/chat.env"].content.decode()
+    assert "flexi-chat-front.service" in here.bare.running & here.bare.enabled
+    again = deploy(here.plan, here.host, here.bare)
+    assert (again.announced, again.changed) == ([], [])
+    compare("debian-12_chat_sign-in", "\n".join(map(str, first.lines)) + "\n")
+    plain = _with_chat(tmp_path)
+    back = deploy(plain.plan, plain.host, here.bare)
+    assert back.announced == back.changed
+    assert "flexi-chat-front.service" not in here.bare.running | here.bare.enabled
+    ours = ("/etc/flexi/chat-front", "/etc/flexi/chat-given", "/etc/flexi/chat-proof", "/etc/flexi/chat-ldap")
+    assert not {path for path in files if path.startswith(ours)}
 
 
 def test_a_chat_that_comes_later_is_foretold_at_the_gateway_too(deploy: Deploy, tmp_path: Path) -> None:
@@ -456,6 +492,7 @@ def test_every_golden_file_is_of_a_case() -> None:
     cases |= {f"{p}_{what}" for p in PLATFORMS for what in ("gateway", "chat")} | {
         f"{p}_{b}_drift" for p, b in CONVERGED
     }
+    cases.add("debian-12_chat_sign-in")
     assert {path.stem for path in GOLDEN.glob("*.txt")} == cases
 
 

@@ -93,7 +93,7 @@ def test_nothing_is_removed_where_nobody_can_be_asked(host: Host, site: Path) ->
 
 
 def test_without_accounts_of_its_own_the_chat_makes_none(host: Host, site: Path, tmp_path: Path) -> None:
-    site.write_text(SITE + CHAT.replace("}", ", sign_in: {local: false}}"))
+    site.write_text(SITE + CHAT.replace("}", ", sign_in: {local: false, trusted_headers: {apache: x.conf}}}"))
     for program in ("add", "reset"):
         assert "local is false" in str(flexi("accounts", program, site, "ada@example.edu").exception)
     site.write_text(SITE)

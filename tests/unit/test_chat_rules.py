@@ -56,6 +56,12 @@ WRONG = {
         "names two secrets",
     ),
     "an agreement without a text": ("  agreement: {version: a}", "chat.agreement", "has no text"),
+    "passwords behind Apache": (
+        "  sign_in: {trusted_headers: {apache: x.conf}}",
+        "chat.sign_in.trusted_headers",
+        "set sign_in.local: false",
+    ),
+    "no way in": ("  sign_in: {local: false}", "chat.sign_in", "lets nobody in"),
     "no recipient": ("  backup: {recipients: [age1xyz]}", "chat.backup.recipients[0]", "is no public key of age"),
     "the API's port": ("  port: 80", "chat.port", "is taken by the API"),
     "a port of flexi's": ("  port: 8405", "chat.port", "is taken by HAProxy's metrics"),

@@ -40,4 +40,4 @@ def ask(plan: Plan, *arguments: str) -> dict[str, Any]:
 
 def command(chat: ChatPlan, module: str, *arguments: str) -> str:
     """The shell command that runs a module of `flexi.chathost` for this chat."""
-    return f"sudo -n {chat_program(module, '--url', f'http://{chat.address}:{chat.listen_port}', *arguments)}"
+    return f"sudo -n {chat_program(module, '--url', chat.inside_url, *arguments)}"

@@ -10,7 +10,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from flexi import certificates
+from flexi import certificates, chat_supplies
 from flexi.errors import FlexiError, InputError
 from flexi.plan.model import HostPlan, Plan
 
@@ -102,6 +102,7 @@ def wrong_files(folder: Path, files: dict[str, File], bars: Bars, *, anew: bool)
 def check(plan: Plan, site: str, bars: Bars) -> None:
     """SupplyError that names what the plan's files here or its bundle lack, and the remedy. Fine without any."""
     certificates.check(plan)
+    chat_supplies.check(plan)
     for host in plan.hosts:
         _check_archive(host)
     folders = {host.bundle.folder for host in plan.hosts if host.bundle}

@@ -99,6 +99,8 @@ file_limit.restore(_files)
 from open_webui import env as their_env  # noqa: E402
 from open_webui.models.users import Users  # noqa: E402
 
+from .groups import follow_the_directory  # noqa: E402
+
 
 def _check() -> None:
     """Raise RuntimeError where this release of Open WebUI is not what the gate was written for."""
@@ -196,6 +198,7 @@ _check()
 fix_settings(Config, lambda sentence: HTTPException(403, sentence))
 _watch_what_runs_alone()
 _add_who()
+follow_the_directory()
 with one_after_the_other(Path(os.environ["DATA_DIR"])):
     make_table(database.engine())
 app = Gate(

@@ -1,13 +1,14 @@
-"""`python -m flexi.chathost.cleaning --url URL [--days N]`: what the chat need not keep any longer, once a day.
+"""`python -m flexi.chathost.cleaning --url URL`: what the chat need not keep any longer, once a day.
 
-Chats whose last message is older than N days (none without it), files that nothing uses any more, and what was left of
-accounts that are gone. Prints how many, as one JSON.
+Chats that last changed more than `FLEXI_RETENTION_DAYS` days ago (none where it is empty), files that nothing uses any
+more, and what was left of accounts that are gone. Prints how many, as one JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -25,14 +26,13 @@ DAY_S = 86_400
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="flexi.chathost.cleaning")
     parser.add_argument("--url", required=True)
-    parser.add_argument("--days", type=int)
     options = parser.parse_args(arguments)
-    now = int(time.time())
+    now, days = int(time.time()), os.environ["FLEXI_RETENTION_DAYS"]
     try:
         database = engine()
         acceptances.make_table(database)
         _, webui = internal(options.url)
-        chats = 0 if options.days is None else belongings.forget_chats(database, now - options.days * DAY_S)
+        chats = belongings.forget_chats(database, now - int(days) * DAY_S) if days else 0
         # A day's grace: a file is uploaded before the message that it goes with is sent.
         files = belongings.unused_files(database, now - DAY_S)
         for file in files:

@@ -130,7 +130,7 @@ def ask(site: str, course: str, question: str, as_json: bool) -> None:
 
 def _asked(host: HostPlan, chat: ChatPlan, course: str, question: str) -> Iterator[dict[str, Any]]:
     """The program's events. FlexiError with its words, or SSH's, where it fails. The question is in no argument."""
-    url = f"http://{chat.address}:{chat.listen_port}"
+    url = chat.inside_url
     program = chat_program("courses", "--url", url, "ask", course)
     command = program if host.ssh.user == "root" else f"sudo -n {program}"
     argv = remote.ssh_command(host.ssh, command)

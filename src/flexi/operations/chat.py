@@ -12,6 +12,7 @@ from pyinfra.api.host import Host
 from pyinfra.api.operation import OperationMeta
 from pyinfra.facts.files import File, FileContents
 
+from flexi.chat_files import PROOF
 from flexi.data import chat_lock, uv_lock
 from flexi.facts import CHAT_KEY_DIGEST, ChatKeyDigest, ChatReleases
 from flexi.operations.foresight import announced
@@ -146,6 +147,17 @@ umask 022
 printf %s "$key" | sha256sum | cut -d' ' -f1 >'{digest}.new'
 mv -f '{digest}.new' '{digest}'
 """
+
+
+@operation()
+def chat_proof(path: str = PROOF) -> Commands:
+    """Make what Apache in front of the chat shows with the headers that say who comes; once, and on this host only."""
+    if host.get_fact(File, path=path):
+        host.noop("it is there")
+        return
+    random = "$(od -An -N32 -tx1 /dev/urandom | tr -d ' \\n')"
+    script = f"set -e; umask 077; echo FLEXI_PROOF={random} >{path}.new; mv -f {path}.new {path}"
+    yield StringCommand("sh", "-c", QuoteString(script))
 
 
 @operation()

@@ -100,7 +100,7 @@ def courses_file(chat: ChatPlan, dest: str, group: str) -> Commands:
 @operation()
 def courses_converged(chat: ChatPlan) -> Commands:
     """Make the chat's bots, their material and who may use them what the plan says."""
-    url = f"http://{chat.address}:{chat.listen_port}"
+    url = chat.inside_url
     found = host.get_fact(CourseBots, url=url)
     try:
         wanted = courses_config(chat, digests(chat.courses))

@@ -23,6 +23,7 @@ from .chat_model import (
     TrustedHeadersPlan,
 )
 from .chat_settings import chat_environment
+from .chat_sign_in import OURS
 from .courses import course_plans, visible_models
 from .model import ClassPlan, FirewallRule
 
@@ -111,7 +112,7 @@ def chat_edge(site: Site) -> ChatEdgePlan | None:
         address=plan.address,
         port=plan.listen_port,
         api_port=ports.CHAT_API if plan.host in site.gateways else None,
-        stripped_headers=tuple(name for name in named if name),
+        stripped_headers=(*OURS, *(name for name in named if name)),
         connections=CONNECTIONS,
     )
 
@@ -138,7 +139,7 @@ def chat_host(site: Site, name: str) -> ChatHostPlan | None:
 
 def _proxies(site: Site, chat: Chat) -> tuple[str, ...]:
     """Whom the chat believes whose request it is: the gateways, as it sees them."""
-    if _alone(site, chat):
+    if _alone(site, chat) or chat.sign_in.trusted_headers:
         return ("127.0.0.1",)
     return tuple(gateway.address for gateway in site.gateways.values())
 

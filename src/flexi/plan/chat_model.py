@@ -6,6 +6,7 @@ from typing import Literal
 
 from .courses_model import CoursePlan, VisibleModel
 from .frozen import Frozen
+from .ports import CHAT_BEHIND
 
 CHAT_CONSUMER = "flexi-chat"
 """The chat's name at the gateway, whose key it makes for itself. Its class has the same name."""
@@ -107,6 +108,15 @@ class ChatPlan(Frozen):
     """Every model that some user may reach."""
     recipients: tuple[str, ...]
     """Public keys of age that backups are for."""
+
+    @property
+    def inside(self) -> tuple[str, int]:
+        """Where Open WebUI itself listens: programs on its host find it there."""
+        return (self.address, self.listen_port) if self.sign_in.trusted_headers is None else ("127.0.0.1", CHAT_BEHIND)
+
+    @property
+    def inside_url(self) -> str:
+        return "http://{}:{}".format(*self.inside)
 
     @property
     def url(self) -> str:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from .chat_database import database_environment
 from .chat_model import ChatPlan
+from .chat_sign_in import sign_in_settings
 
 DATA = "/var/lib/flexi-chat"
 PROGRAMS = "/opt/flexi/flexi-chat.pyz"
 """What of flexi runs there, in one file (flexi.chat_package)."""
-AGREEMENT = "/etc/flexi/agreement"
-"""On the chat's host: `version`, `de.md` and `en.md` of the agreement."""
 ADMIN = "flexi@localhost"
 """Mail address of the admin account of Open WebUI that flexi itself uses, and no person."""
 LOCALES = {"de": "de-DE", "en": "en-US"}
@@ -24,6 +23,7 @@ def chat_environment(plan: ChatPlan, gateway_url: str, proxies: tuple[str, ...])
     return (
         *_service(plan, proxies),
         *_page(plan),
+        *sign_in_settings(plan),
         *_models(plan, gateway_url),
         *database_environment(plan),
         *_privacy(plan),
@@ -34,14 +34,10 @@ def chat_environment(plan: ChatPlan, gateway_url: str, proxies: tuple[str, ...])
 
 def _service(plan: ChatPlan, proxies: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     return (
-        ("FLEXI_CHAT_ADDRESS", plan.address),
-        ("FLEXI_CHAT_PORT", str(plan.listen_port)),
+        ("FLEXI_CHAT_ADDRESS", plan.inside[0]),
+        ("FLEXI_CHAT_PORT", str(plan.inside[1])),
         ("FLEXI_CHAT_WORKERS", str(plan.workers)),
         ("FLEXI_CHAT_PROXIES", ",".join(proxies)),
-        ("FLEXI_AGREEMENT", AGREEMENT if plan.agreement else "none"),
-        ("FLEXI_LANGUAGE", plan.language),
-        ("FLEXI_PASSWORDS", "true" if plan.sign_in.local else "false"),
-        ("FLEXI_ADMINS", ",".join(plan.admins)),
         ("PYTHONPATH", PROGRAMS),
         ("PYTHONDONTWRITEBYTECODE", "1"),
         ("HOME", DATA),
@@ -90,9 +86,6 @@ def _models(plan: ChatPlan, gateway_url: str) -> tuple[tuple[str, str], ...]:
             ("RAG_EMBEDDING_ENGINE", "ollama"),
             ("RAG_EMBEDDING_MODEL", plan.embedding_model),
             ("RAG_OLLAMA_BASE_URL", gateway_url),
-            # By default it asks for each piece of a text by itself, and for all of them at once.
-            ("RAG_EMBEDDING_BATCH_SIZE", "32"),
-            ("RAG_EMBEDDING_CONCURRENT_REQUESTS", "4"),
         ]
     else:
         found.append(("BYPASS_EMBEDDING_AND_RETRIEVAL", "true"))
@@ -102,6 +95,7 @@ def _models(plan: ChatPlan, gateway_url: str) -> tuple[tuple[str, str], ...]:
 def _privacy(plan: ChatPlan) -> tuple[tuple[str, str], ...]:
     read = "true" if plan.admins_read_chats else "false"
     return (
+        ("FLEXI_RETENTION_DAYS", str(plan.retention_days or "")),
         ("ENABLE_ADMIN_CHAT_ACCESS", read),
         ("ENABLE_ADMIN_EXPORT", read),
         # A rating carries the chat that it is about to the admins.

@@ -21,6 +21,8 @@ LEDGER = 8406
 
 CHAT = 8095
 """Open WebUI, where HAProxy reaches it."""
+CHAT_BEHIND = 8096
+"""On the chat's loopback: Open WebUI, where an Apache in front of it says who comes."""
 CHAT_API = 8094
 """On a gateway's loopback: its API over plain HTTP, for the chat on the same host."""
 
@@ -42,7 +44,7 @@ def taken(groups: int, *, has_gpus: bool, is_gateway: bool, has_chat: bool) -> d
     if has_gpus:
         ports[AGENT_CHECK] = "flexi-agent"
     if has_chat:
-        ports |= {CHAT: "the chat", CHAT_API: "the chat's way to the models"}
+        ports |= {CHAT: "the chat", CHAT_BEHIND: "the chat behind Apache", CHAT_API: "the chat's way to the models"}
     for index in range(groups):
         ports[FIRST_INSTANCE + index] = "an Ollama instance"
     return ports

@@ -119,7 +119,7 @@ def restore(plan: Plan, file: Path, identities: Sequence[Any], bars: Bars) -> Re
     it had before. InputError for a file that is no backup, or not for these keys; no host is touched."""
     chat, host = chat_of(plan)
     check(file, identities)
-    command = _on_host("restore", plan, chat, chat_files.UNIT, f"http://{chat.address}:{chat.listen_port}/health")
+    command = _on_host("restore", plan, chat, chat_files.UNIT, f"{chat.inside_url}/health")
     bar = bars.bar(file.name, file.stat().st_size)
     process = subprocess.Popen(
         remote.ssh_command(host.ssh, command),

@@ -36,6 +36,7 @@ def chat_problems(site: Site) -> Iterator[Problem]:
     yield from _models(site, chat)
     yield from _database(chat)
     yield from _agreement(chat)
+    yield from _sign_in(chat)
     for path, secret in _secrets(chat):
         if (secret.file is None) == (secret.command is None):
             reason = "names no secret" if secret.file is None else "names two secrets"
@@ -110,6 +111,19 @@ def _agreement(chat: Chat) -> Iterator[Problem]:
     agreement = chat.agreement
     if agreement and not (agreement.de or agreement.en):
         yield Problem((*HERE, "agreement"), "has no text", "add de or en, or both", at_key=True)
+
+
+def _sign_in(chat: Chat) -> Iterator[Problem]:
+    sign_in = chat.sign_in
+    here = (*HERE, "sign_in")
+    if sign_in.trusted_headers and sign_in.local:
+        # Open WebUI asks for no password where it believes a header (routers/auths.py: signin).
+        reason = "leaves no passwords of the chat's own: whom Apache lets in is signed in"
+        yield Problem((*here, "trusted_headers"), reason, "set sign_in.local: false", at_key=True)
+    if not (sign_in.local or sign_in.ldap or sign_in.oidc or sign_in.trusted_headers):
+        yield Problem(here, "lets nobody in", "set local: true, or add ldap, oidc or trusted_headers", at_key=True)
+    if sign_in.ldap and sign_in.ldap.ca and not sign_in.ldap.tls:
+        yield Problem((*here, "ldap", "ca"), "needs tls", "set tls: true, or remove it", at_key=True)
 
 
 def _secrets(chat: Chat) -> Iterator[tuple[Path, Secret]]:
