@@ -15,7 +15,7 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.operation import add_op
 from pyinfra.api.operations import run_ops
 
-from flexi.facts import Gpu, NvidiaDriver, NvidiaGpus, OllamaReleases, Real, Stamp, Upgrades
+from flexi.facts import Gpu, NvidiaDriver, NvidiaGpus, OllamaReleases, Real, Stamp, Upgrades, stamp_digest_command
 from flexi.operations.applying import applied
 from flexi.operations.draining import Interruption
 from flexi.operations.gateway import health_key
@@ -723,3 +723,21 @@ def test_indices_become_uuids() -> None:
 def test_a_missing_gpu_is_named(gpus: Any) -> None:
     with pytest.raises(LookupError, match=r"group a: GPU (2|GPU-99) is not on this host; nvidia-smi shows 2"):
         resolve_gpus(instance(gpus), PRESENT, 2)
+
+
+def test_a_stamp_is_the_same_where_a_missing_file_would_end_the_shell(tmp_path: Path) -> None:
+    """The fact asks without `set -e`, the operation that stamps with it."""
+    there = tmp_path / "there"
+    there.write_text("x")
+    command = stamp_digest_command([str(tmp_path / "missing"), str(there)])
+    digests = [
+        subprocess.run(["sh", *flag, "-c", command], capture_output=True, text=True, check=True).stdout
+        for flag in ([], ["-e"])
+    ]
+    assert digests[0] == digests[1]
+    assert (
+        digests[0]
+        != subprocess.run(
+            ["sh", "-c", stamp_digest_command([str(there)])], capture_output=True, text=True, check=True
+        ).stdout
+    )
