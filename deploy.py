@@ -2,7 +2,7 @@
 
 from pyinfra import host
 
-from roles import agent, base, bundle, chat, cuda, driver, firewall, gateway, ollama, turn
+from roles import agent, base, bundle, chat, courses, cuda, driver, firewall, gateway, ollama, turn
 
 site = host.data.flexi_plan
 plan = host.data.flexi_host
@@ -47,5 +47,6 @@ for number in host.loop(gateway.failover.numbers(site)):
         gateway.install(site, agent.install_package(_sudo=True), _sudo=True)
 if plan.chat:
     chat.install(site, plan.chat, _sudo=True)
+    courses.install(site.chat, _sudo=True)
 # Last: what has moved serves at its new place by now.
 ollama.tidy(plan, site, _sudo=True)

@@ -130,6 +130,7 @@ def _retire(plan: HostPlan) -> None:
     if not plan.agent:
         retired(name="Stop the agent of a host without instances", pattern="flexi-agent.service", keep=())
     if not plan.chat:
+        retired(name="Stop the course bots' timer where the chat was", pattern="flexi-courses.timer", keep=())
         retired(name="Stop the chat where it was", pattern="flexi-chat*", keep=())
     if "gateway" not in plan.roles:
         # First, so that the other gateway has the address before this one ends.

@@ -25,6 +25,7 @@ from pyinfra.connectors.fake import FakeConnector
 from pyinfra.connectors.util import CommandOutput, OutputLine
 
 from flexi import facts as own
+from flexi.chat_facts import StoreTruth
 from flexi.status import READ_COMMAND
 from flexi.truth import kernel_releases, upstream
 
@@ -78,6 +79,8 @@ class ModelHost:
     """What each instance serves as soon as it runs, by group."""
     stores: dict[str, list[str]] = field(default_factory=dict)
     """Models on the disk, by group."""
+    bots: dict[str, Any] | None = None
+    """What the chat says of course bots; None while it cannot be asked."""
     stdin: str = ""
     """What the command that runs now reads."""
     log: list[str] = field(default_factory=list)
@@ -225,6 +228,19 @@ class ModelHost:
     def _fact_chat_key_digest(self) -> str | None:
         entry = self.files.get(own.CHAT_KEY_DIGEST)
         return entry.content.decode() if entry else None
+
+    def _fact_course_store(self, home: str) -> StoreTruth:
+        names = (path.removeprefix(f"{home}/") for path in self.files if path.startswith(f"{home}/"))
+        return StoreTruth(frozenset(names), 10**12)
+
+    def _fact_course_bots(self, url: str) -> dict[str, Any] | None:
+        return self.bots
+
+    def converge_courses(self) -> None:
+        """The program on the chat's host makes what courses.json wants."""
+        wanted = json.loads(self.files["/etc/flexi/courses.json"].content)
+        assert wanted["courses"] == {}, "teach tests/plan/model_host.py course bots"
+        self.bots = {"models": wanted["models"], "courses": {}, "absent": []}
 
     def _fact_key_fingerprints(self, path: str) -> list[str]:
         return [self.files[path].content.decode()] if path in self.files else []

@@ -109,6 +109,11 @@ def deploy(monkeypatch: pytest.MonkeyPatch) -> Deploy:
     def run(
         plan: Plan, host: HostPlan, model: ModelHost, carry_out: bool = True, script: str = "deploy.py", **data: object
     ) -> Run:
+        def converge(*_: object) -> bool:
+            model.converge_courses()
+            return True
+
+        monkeypatch.setattr("flexi.operations.courses._converge", converge)
         given = {"fake_delay": 0, "fake_delay_jitter": 0, "flexi_plan": plan, "flexi_host": host, **data}
         with answering(model, monkeypatch):
             inventory = Inventory(([(f"@fake/{host.name}", given)], {}))

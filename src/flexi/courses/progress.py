@@ -36,7 +36,7 @@ class Steps:
             text = words if len(words) <= 60 else words[:59] + "…"
             self._shown.update(self._task, description=text, completed=done, total=of)
             return
-        subject = words.partition(":")[0]
+        subject = words.partition(": ")[0]
         if subject != self._subject:
             self._subject = subject
             self._console.print(f"{subject} ({done} of {of} done)", highlight=False, markup=False, soft_wrap=True)

@@ -86,6 +86,9 @@ def _models(plan: ChatPlan, gateway_url: str) -> tuple[tuple[str, str], ...]:
             ("RAG_EMBEDDING_ENGINE", "ollama"),
             ("RAG_EMBEDDING_MODEL", plan.embedding_model),
             ("RAG_OLLAMA_BASE_URL", gateway_url),
+            # By default it asks for each piece of a text by itself, and for all of them at once.
+            ("RAG_EMBEDDING_BATCH_SIZE", "32"),
+            ("RAG_EMBEDDING_CONCURRENT_REQUESTS", "4"),
         ]
     else:
         found.append(("BYPASS_EMBEDDING_AND_RETRIEVAL", "true"))
