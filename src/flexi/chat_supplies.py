@@ -50,6 +50,9 @@ def given_secrets(chat: ChatPlan) -> tuple[tuple[str, str], ...]:
     ldap, oidc = chat.sign_in.ldap, chat.sign_in.oidc
     found: list[tuple[str, str, SecretPlan | None]] = [
         ("LDAP_APP_PASSWORD", "chat.sign_in.ldap.bind_password", ldap.bind_password if ldap else None),
+        # With a password in it.
+        ("DATABASE_URL", "chat.database_url", chat.database_url),
+        ("REDIS_URL", "chat.redis_url", chat.redis_url),
         ("OAUTH_CLIENT_SECRET", "chat.sign_in.oidc.client_secret", oidc.client_secret if oidc else None),
     ]
     return tuple((name, secret(given, where)) for name, where, given in found if given is not None)
