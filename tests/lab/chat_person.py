@@ -46,6 +46,10 @@ class Member:
         answer = self._http.post(AGREEMENT, data=form)
         assert answer.status_code == 303, answer.text
 
+    def request(self, method: str, path: str, body: object | None = None) -> httpx.Response:
+        """Whatever the answer is."""
+        return self._http.request(method, path, json=body)
+
     def get(self, path: str) -> Any:
         answer = self._http.get(path)
         assert answer.status_code == 200, f"{path}: {answer.status_code} {answer.text}"
