@@ -25,6 +25,8 @@ def units(host_plan: HostPlan) -> list[str]:
     if "gateway" in host_plan.roles:
         names += ["haproxy.service", "flexi-catalogue.service", "flexi-guard.service"]
         names += ["flexi-ledger.service", "flexi-ledger.socket"]
+    if host_plan.chat:
+        names.append("flexi-chat.service")
     if host_plan.gateway and host_plan.gateway.failover:
         names.append("keepalived.service")
     if host_plan.gateway and "certbot" in host_plan.gateway.packages:
