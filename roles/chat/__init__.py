@@ -19,6 +19,7 @@ from flexi.operations.chat import (
     chat_releases_kept,
     chat_secrets,
     current_chat,
+    previous_chat,
 )
 from flexi.operations.packages import installed
 from flexi.plan.chat_model import AgreementPlan, ChatHostPlan
@@ -62,18 +63,29 @@ def install(site: Plan, plan: ChatHostPlan) -> None:
     given = sign_in.bring(site.chat)
     unit = files.put(name="Write the chat's unit", src=f"templates/chat/{SERVICE}", dest=UNIT, mode="0644")
     switch = current_chat(name=f"Make Open WebUI {plan.version} the current release", release=plan.release)
-    applied(
-        name="Restart the chat with what is new",
-        what=SERVICE,
-        inputs=(CURRENT_DIGEST, PROGRAMS, SETTINGS, SECRETS, UNIT, *AGREEMENT_FILES, *sign_in.INPUTS),
-        command=f"systemctl restart {SERVICE}",
-        after=[package, settings, *agreement, *given, unit, switch],
-    )
+    _restart([package, settings, *agreement, *given, unit, switch])
     systemd.service(name="Start the chat", service=SERVICE, running=True, enabled=True)
     database.retire(plan.database)
     sign_in.front(site.chat)
     cleaning.clean()
     chat_releases_kept(name="Remove releases that nobody goes back to", release=plan.release, after=[switch])
+
+
+@deploy("Chat")
+def roll_back(plan: ChatHostPlan) -> None:
+    """Switch to the release before, with the same chats."""
+    _restart([previous_chat(name="Make the previous release current, the database with it", plan=plan)])
+
+
+def _restart(after: list[OperationMeta]) -> None:
+    applied(
+        name="Restart the chat with what is new",
+        what=SERVICE,
+        inputs=(CURRENT_DIGEST, PROGRAMS, SETTINGS, SECRETS, UNIT, *AGREEMENT_FILES, *sign_in.INPUTS),
+        # A release that has come up needs no copy of the database any more.
+        command=f"systemctl restart {SERVICE}\nrm -f {DATA}/before-upgrade.db",
+        after=after,
+    )
 
 
 def _agreement(plan: AgreementPlan | None) -> list[OperationMeta]:

@@ -163,9 +163,14 @@ def deploy(
 @cli.command()
 @site_argument
 @click.option("--host", "hosts", multiple=True, metavar="HOST", help="Only this host (may be repeated).")
-def rollback(site: str, hosts: tuple[str, ...]) -> None:
+@click.option("--chat", is_flag=True, help="The chat's Open WebUI instead, with all that was said since.")
+def rollback(site: str, hosts: tuple[str, ...], chat: bool) -> None:
     """Go back to the Ollama release before the present one, host by host, without a download."""
     path, what = load(site)
+    if chat:
+        if hosts:
+            raise InputError("--host: the chat is on one host; leave it out")
+        sys.exit(deploying.roll_back_chat(what, path, out()))
     sys.exit(deploying.roll_back(what, path, out(), deploying.Wish(limit=hosts)))
 
 

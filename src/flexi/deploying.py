@@ -42,14 +42,16 @@ class Wish:
     accept_gpus: tuple[str, ...] = ()
     """Hosts whose cards may be others than before."""
     purge: bool = False
-    """Of a host that leaves, remove the models too."""
+    """Of a host that leaves, remove the models and the chats too."""
     new_key: bool = False
     """Moodle makes itself another key."""
+    chat: bool = False
+    """Of a rollback: the chat's release, not Ollama's."""
 
     @property
     def data(self) -> list[str]:
         """pyinfra's data for it: what an admin types after `--data`."""
-        switches = {"allow_reboot": self.allow_reboot, "update": self.update, "purge": self.purge}
+        switches = {"allow_reboot": self.allow_reboot, "update": self.update, "purge": self.purge, "chat": self.chat}
         switches["new_key"] = self.new_key
         given = {**{key: "yes" for key, on in switches.items() if on}, "accept_gpus": ",".join(self.accept_gpus)}
         return [f"{key}={value}" for key, value in given.items() if value]
@@ -134,6 +136,20 @@ def roll_back(plan: Plan, site_file: Path, console: Console, wish: Wish) -> int:
         soft_wrap=True,
     )
     return wait_for_models(plan, console, wish, settle_s=0.0)
+
+
+def roll_back_chat(plan: Plan, site_file: Path, console: Console) -> int:
+    """Make the Open WebUI before the site file's current; returns the exit status. InputError without a chat."""
+    if plan.chat is None:
+        raise InputError(f"{site_file}: the site has no chat to roll back")
+    run_pyinfra(plan, site_file, console, Wish(limit=(plan.chat.host,), chat=True), script="rollback.py", dry=False)
+    console.print(
+        f"The site file still says chat.version {plan.chat.version}: write what runs now into it, or the next deploy "
+        "goes forth",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return EXIT_OK
 
 
 def check_removable(plan: Plan, name: str) -> None:

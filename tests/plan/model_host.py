@@ -460,6 +460,7 @@ class ModelHost:
         rf"rm -f ({own.DRAIN_SWITCHES}.*)": _give_back,
         rf"\nremove ({own.OLLAMA_HOMES}/\S+)": _remove_store,
         r"\nremove /": _remove,
+        r"flexi\.chathost\.schema (keep|back)": _nothing,
         r"apt-get -qq update|apt-cache madison|gpg --batch|\|\| \{ rm -f|/api/ps": _nothing,
     }
 

@@ -512,6 +512,30 @@ def test_a_package_is_on_hold_only_where_it_is_pinned_too(tmp_path: Path) -> Non
             assert any(re.fullmatch(pattern, name) for pattern in patterns), name
 
 
+def test_the_chat_goes_forth_and_back_with_its_database(deploy: Deploy, tmp_path: Path) -> None:
+    older = _with_chat(tmp_path, CHAT.replace("agreement:", "version: 0.12.3, agreement:"))
+    model = older.bare
+    deploy(older.plan, older.host, model)
+    here = _with_chat(tmp_path)
+    assert deploy(older.plan, older.host, model, script="rollback.py", chat=True).refused
+    model.log.clear()
+    forth = deploy(here.plan, here.host, model)
+    assert forth.announced == forth.changed
+    stop, keep = next(re.search(r"stop (\S+); .*schema (\w+)", c).groups() for c in model.log if "schema" in c)  # type: ignore[union-attr]
+    assert (stop, keep) == ("flexi-chat.service", "keep")
+    back = deploy(here.plan, here.host, model, script="rollback.py", chat=True)
+    assert (
+        back.announced
+        == back.changed
+        == [
+            "Chat | Make the previous release current, the database with it",
+            "Chat | Restart the chat with what is new",
+        ]
+    )
+    assert model.links["/opt/flexi/chat/current"].startswith("0.12.3-")
+    assert deploy(here.plan, here.host, model, script="rollback.py", chat=True).changed == []
+
+
 def test_a_host_whose_chat_moved_away_stops_it_and_keeps_its_data(deploy: Deploy, tmp_path: Path) -> None:
     here = _with_chat(tmp_path)
     deploy(here.plan, here.host, here.bare)

@@ -37,7 +37,7 @@ def site_file(directory: Path, text: str) -> Path:
 WRONG = {
     "no such host": ("  host: threee", "chat.host", "did you mean 'three'?"),
     "the gateway's name": ("  name: flexi.example.edu", "chat.name", "is gateway.name too"),
-    "an unknown release": ("  version: 0.12.3", "chat.version", "did you mean '0.12.4'?"),
+    "an unknown release": ("  version: 0.12.2", "chat.version", "did you mean '0.12.4'?"),
     "no version": ("  version: latest", "chat.version", "is no version of Open WebUI"),
     "a model of no group": ("  models: [llama3:70b]", "chat.models[0]", "did you mean 'llama3:8b'?"),
     "one that cannot talk": ("  task_model: nomic-embed-text", "chat.task_model", "makes embeddings only"),

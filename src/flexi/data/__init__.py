@@ -81,7 +81,7 @@ GPU_MEMORY_MIB: Mapping[str, int] = MappingProxyType(
 )
 """Total memory of a card in MiB, as nvidia-smi shows it, by the name in nvidia-smi without the maker's."""
 
-CHAT_RELEASES = ("0.12.4",)
+CHAT_RELEASES = ("0.12.3", "0.12.4")
 """Of Open WebUI, oldest first, whose packages flexi has a lock of."""
 
 

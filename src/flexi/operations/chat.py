@@ -7,15 +7,17 @@ from collections.abc import Generator, Sequence
 from urllib.parse import urlsplit
 
 from pyinfra import host
-from pyinfra.api import QuoteString, StringCommand, operation
+from pyinfra.api import FunctionCommand, QuoteString, StringCommand, operation
 from pyinfra.api.host import Host
 from pyinfra.api.operation import OperationMeta
 from pyinfra.facts.files import File, FileContents
 
+from flexi import chat_files
 from flexi.chat_files import PROOF
 from flexi.data import chat_lock, uv_lock
 from flexi.facts import CHAT_KEY_DIGEST, ChatKeyDigest, ChatReleases
 from flexi.operations.foresight import announced
+from flexi.operations.refusal import refuse
 from flexi.plan.chat_model import CHAT_CONSUMER, ChatHostPlan
 
 Commands = Generator[StringCommand, None, None]
@@ -89,8 +91,48 @@ def current_chat(release: str) -> Commands:
         host.noop(f"{release} is current")
         return
     if current is not None:
+        yield _at_rest(in_chat("schema", "keep"))
         yield from _link("previous", current)
     yield from _link("current", release)
+
+
+@operation()
+def previous_chat(plan: ChatHostPlan) -> Generator[StringCommand | FunctionCommand, None, None]:
+    """Make the release current that was before the site file's, the database with it; a host that runs another is back
+    already. Fails the host where there is none, or where the database cannot go back: the chat runs on then."""
+    releases = host.get_fact(ChatReleases)
+    if releases.current is not None and releases.current != plan.release:
+        host.noop(f"{releases.current} is current, which is not the site file's {plan.release}")
+        return
+    previous = releases.previous
+    if previous is None or previous == releases.current or previous not in releases.installed:
+        yield refuse("has no previous Open WebUI: it was never changed here. Set chat.version and deploy")
+        return
+    packages = f"{RELEASES}/{previous}/lib/{plan.python.rsplit('/', 1)[-1]}/site-packages"
+    unit = chat_files.UNIT
+    script = (
+        f"systemctl stop {unit}; {in_chat('schema', 'back', packages)} >&2 || {{ systemctl start {unit}; exit 1; }}"
+    )
+    yield StringCommand("sh", "-c", QuoteString(script))
+    # This one first: a run that ends between the two has gone back, and repeated it changes nothing.
+    yield from _link("current", previous)
+    yield from _link("previous", plan.release)
+
+
+def _at_rest(command: str) -> StringCommand:
+    """Run the shell `command` while nobody writes to the database; where it fails the chat goes on."""
+    unit = chat_files.UNIT
+    script = f"systemctl stop {unit}; {command} >&2 || {{ systemctl start {unit}; exit 1; }}"
+    return StringCommand("sh", "-c", QuoteString(script))
+
+
+def in_chat(module: str, *arguments: str) -> str:
+    """The shell command that runs a module of `flexi.chathost` as the chat's user with all that its unit has."""
+    files = (chat_files.SETTINGS, chat_files.SECRETS, f"-{chat_files.GIVEN}")
+    given = " ".join(f"-p EnvironmentFile={path}" for path in files)
+    run = f"systemd-run --quiet --wait --pipe --collect -p User={chat_files.USER} -p UMask=0077 {given}"
+    python = f"{RELEASES}/current/bin/python -P -m flexi.chathost.{module}"
+    return f"{run} -p WorkingDirectory={chat_files.DATA} {python} {shlex.join(arguments)}"
 
 
 def _link(name: str, release: str) -> Commands:
