@@ -12,6 +12,7 @@ from rich.console import Console
 
 from flexi import bundling, deploying, doctor, status, testing, usage, verifying
 from flexi.accounts import commands as accounts_commands
+from flexi.accounts import lab as lab_account
 from flexi.bench import lab as lab_bench
 from flexi.bench import preload as preload_bench
 from flexi.bench.gateway import measure as gateway_bench
@@ -26,6 +27,7 @@ from flexi.doctor import show as doctor_show
 from flexi.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, FlexiError, InputError
 from flexi.keys import commands as keys_commands
 from flexi.lab import commands as lab_commands
+from flexi.lab.lab import Lab
 from flexi.moodle import commands as moodle_commands
 from flexi.paths import INVENTORY
 from flexi.plan import build_plan
@@ -61,6 +63,8 @@ def greeting(site_file: Path, plan: Plan) -> str:
         body = json.dumps({"model": quickest.name, "prompt": "Why is the sky blue?"})
         lines += ["", f"  # {quickest.name} on {host.name}", '  curl -H "Authorization: Bearer $FLEXI_API_KEY" \\']
         lines += [f"    $FLEXI_API_URL/api/generate -d '{body}'"]
+    if plan.chat:
+        lines += ["", "  # the chat, in a browser", '  echo "$FLEXI_CHAT_URL $FLEXI_CHAT_USER $FLEXI_CHAT_PASSWORD"']
     return "\n".join(lines)
 
 
@@ -354,10 +358,11 @@ cli.add_command(saving_commands.backup)
 cli.add_command(saving_commands.restore)
 
 
-def _after_lab_up(site_file: Path) -> int:
-    exit_status = deploying.deploy_and_verify(site_file, out())
+def _after_lab_up(lab: Lab) -> int:
+    exit_status = deploying.deploy_and_verify(lab.site_file, out())
     if exit_status == EXIT_OK:
-        out().print(greeting(*load(str(site_file))), soft_wrap=True)
+        lab_account.provide(lab)
+        out().print(greeting(*load(str(lab.site_file))), soft_wrap=True)
     return exit_status
 
 

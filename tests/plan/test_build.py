@@ -158,7 +158,7 @@ def test_only_the_gateway_reaches_instances_and_agent(inventory: Inventory) -> N
     rules = {rule.port: rule.sources for rule in inventory("lab").host("server-a").firewall.rules}
     assert rules == {22: (), 11433: ("10.87.0.10",), 11434: ("10.87.0.10",)}
     rules = {rule.port: rule.sources for rule in inventory("lab").host("gateway").firewall.rules}
-    assert rules == {22: (), 80: ()}
+    assert rules == {22: (), 80: (), 8080: ()}
 
 
 def test_networks_narrow_the_firewall(make_site: MakeSite) -> None:
@@ -170,7 +170,7 @@ def test_networks_narrow_the_firewall(make_site: MakeSite) -> None:
 def test_roles_follow_from_what_a_host_is(inventory: Inventory, make_site: MakeSite) -> None:
     lab = inventory("lab")
     assert lab.host("server-a").roles == ("base", "firewall", "driver", "cuda", "ollama", "agent")
-    assert lab.host("gateway").roles == ("base", "firewall", "gateway")
+    assert lab.host("gateway").roles == ("base", "firewall", "gateway", "chat")
     assert inventory("example").host("gpu1").roles == ("base", "firewall", "driver", "ollama", "agent", "gateway")
     assert lab.host("gateway").driver is None
 

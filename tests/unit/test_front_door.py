@@ -67,6 +67,22 @@ def test_what_makes_a_lab_asks_for_its_packages(checkout: Path, command: str) ->
     assert "systemd-container" in done.stderr
 
 
+@pytest.mark.parametrize(("command", "wanted"), [("test", True), ("test lab", True), ("lab up", False)])
+def test_a_browser_is_for_tests_alone(
+    checkout: Path, command: str, wanted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready(checkout)
+    without = tmp_path / "without"
+    without.mkdir()
+    for tool in Path("/usr/bin").iterdir():
+        if tool.name != "chromium":
+            (without / tool.name).symlink_to(tool)
+    monkeypatch.setenv("PATH", f"{without}")
+    assert ("chromium" in run(checkout, *command.split()).stderr) is wanted
+    program(checkout, "chromium", "exit 0")
+    assert "chromium" not in run(checkout, *command.split()).stderr
+
+
 @pytest.mark.parametrize("command", ["test quick", "check lab", "test --help", "plan lab"])
 def test_what_makes_none_asks_for_nothing(checkout: Path, command: str) -> None:
     ready(checkout)

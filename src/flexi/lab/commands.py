@@ -25,9 +25,9 @@ from .requirements import require_root
 from .topology import MACHINES
 from .vendor.archives import DAYS
 
-AfterUp = Callable[[Path], int]
+AfterUp = Callable[[Lab], int]
 after_up: AfterUp | None = None
-"""What `up` does once the machines run: deploy and verify the site file, return the exit status. The command line
+"""What `up` does once the machines run: deploy and verify its site file, return the exit status. The command line
 sets it, so that the lab does not know the layers above it."""
 
 name_option = click.option("--name", default=DEFAULT, show_default=True, help="Which lab.")
@@ -69,7 +69,7 @@ def up(fresh: bool, name: str, ollama_archive: Path | None, machines_only: bool,
         again = "" if name == DEFAULT else f" --name {name}"
         raise FlexiError(f"interrupted: ./flexi lab up{again} goes on, ./flexi lab down{again} cleans up") from None
     if after_up is not None and not machines_only:
-        sys.exit(after_up(what.site_file))
+        sys.exit(after_up(what))
 
 
 @lab.command()

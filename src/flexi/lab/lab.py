@@ -28,7 +28,7 @@ from .ollama_sim import archive
 from .platforms import PLATFORMS
 from .progress import Progress, Silent
 from .requirements import require_programs, require_root
-from .topology import ADMIN, CONSUMER, MACHINES, OLLAMA_VERSIONS
+from .topology import ADMIN, CONSUMER, MACHINES, OLLAMA_VERSIONS, STUDENT
 from .vendor import archives, repository
 
 SERVICES_TIMEOUT_S = 30.0
@@ -242,11 +242,14 @@ class Lab:
         key = self._consumer_key_file
         if number is None or not key.exists():
             raise FlexiError(f"the lab '{self.name}' is not up: ./flexi lab up")
-        gateway = self.machine("gateway").spec
-        return {
-            "FLEXI_API_URL": f"http://{ssh.outside_address(gateway, number)}",
-            "FLEXI_API_KEY": key.read_text(encoding="ascii").strip(),
-        }
+        outside = ssh.outside_address(self.machine("gateway").spec, number)
+        found = {"FLEXI_API_URL": f"http://{outside}", "FLEXI_API_KEY": key.read_text(encoding="ascii").strip()}
+        chat = load_site(self.site_file).content.chat
+        if chat:
+            found["FLEXI_CHAT_URL"] = f"http://{outside}:{chat.port}"
+        if self.chat_password.exists():
+            found |= {"FLEXI_CHAT_USER": STUDENT, "FLEXI_CHAT_PASSWORD": self.chat_password.read_text("ascii").strip()}
+        return found
 
     def status(self) -> list[MachineStatus]:
         number = network.uplink_number(self.naming)
@@ -263,7 +266,8 @@ class Lab:
         ]
 
     def _write_site(self) -> None:
-        """Every lab but `lab` gets copies of inventory/lab.{yaml,py} that differ in the ssh_config's path only."""
+        """Every lab but `lab` gets copies of inventory/lab.{yaml,py} that differ in the ssh_config's path only, and of
+        what these name."""
         if self.name == DEFAULT:
             return
         self.site_file.parent.mkdir(exist_ok=True)
@@ -273,6 +277,14 @@ class Lab:
             raise FlexiError(f"{INVENTORY / 'lab.yaml'}: expected exactly one line 'config:' below 'ssh:'")
         self.site_file.write_text(changed, encoding="utf-8")
         shutil.copyfile(INVENTORY / "lab.py", self.site_file.with_suffix(".py"))
+        beside = self.site_file.with_suffix("")
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.copytree(INVENTORY / "lab", beside)
+
+    @property
+    def chat_password(self) -> Path:
+        """The file with the password of the chat's test account; there once somebody has made the account."""
+        return self.directory / "chat.password"
 
     @property
     def _consumer_key_file(self) -> Path:

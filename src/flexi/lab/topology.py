@@ -26,6 +26,8 @@ ADMIN = "admin"
 """The ordinary user with sudo that everything is deployed as."""
 CONSUMER = "lab"
 """The consumer whose API key `flexi lab env` prints."""
+STUDENT = "student@flexi.lab.test"
+"""The account of the chat whose password `flexi lab env` prints; the lab's German course knows it."""
 
 _GPU_NAMESPACE = uuid.UUID("6f1e9a8e-6f3c-5c0e-9d0d-0d8f3a0a5000")
 

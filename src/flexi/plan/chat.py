@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from flexi.data import chat_lock
+from flexi.data import CHAT_RELEASES, chat_lock
 
 from . import platforms, ports
 from .chat_database import database_plan
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from flexi.site.section import Secret
     from flexi.site.sign_in_schema import Ldap, Oidc, SignIn, TrustedHeaders
     from flexi.site.site import Site
+
+_DIGESTS = {version: hashlib.sha256(chat_lock(version).encode()).hexdigest()[:8] for version in CHAT_RELEASES}
+"""Of each release's lock: another lock is another venv."""
 
 CONNECTIONS = 1500
 """Connections of browsers at once. One with the page open holds one (HTTP/2, or a WebSocket) to six (HTTP/1.1)."""
@@ -130,7 +133,7 @@ def chat_host(site: Site, name: str) -> ChatHostPlan | None:
         python=python.path,
         index=site.content.mirrors.pypi or PYPI,
         version=plan.version,
-        release=f"{plan.version}-{hashlib.sha256(chat_lock(plan.version).encode()).hexdigest()[:8]}",
+        release=f"{plan.version}-{_DIGESTS[plan.version]}",
         gateway_url=gateway_url,
         environment=chat_environment(plan, gateway_url, _proxies(site, site.content.chat)),
         database=database_plan(plan, site.content.hosts[name].platform),

@@ -15,7 +15,6 @@ PROGRAMS = "/opt/flexi/flexi-chat.pyz"
 """What of flexi runs there, in one file (flexi.chat_package)."""
 ADMIN = "flexi@localhost"
 """Mail address of the admin account of Open WebUI that flexi itself uses, and no person."""
-LOCALES = {"de": "de-DE", "en": "en-US"}
 
 
 def chat_environment(plan: ChatPlan, gateway_url: str, proxies: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
@@ -61,7 +60,6 @@ def _page(plan: ChatPlan) -> tuple[tuple[str, str], ...]:
         ("WEBUI_URL", plan.url),
         ("WEBUI_NAME", plan.title),
         ("CORS_ALLOW_ORIGIN", plan.url),
-        ("DEFAULT_LOCALE", LOCALES[plan.language]),
         ("WEBUI_SESSION_COOKIE_SECURE", secure),
         ("WEBUI_AUTH_COOKIE_SECURE", secure),
         ("JWT_EXPIRES_IN", "1w"),
@@ -80,6 +78,8 @@ def _models(plan: ChatPlan, gateway_url: str) -> tuple[tuple[str, str], ...]:
         ("ENABLE_OPENAI_API", "false"),
         ("DEFAULT_MODELS", plan.default_model),
         ("TASK_MODEL", plan.task_model),
+        # Its own default sends tools along, which Ollama refuses for models without that capability.
+        ("DEFAULT_MODEL_PARAMS", '{"function_calling": "legacy"}'),
     ]
     if plan.embedding_model:
         found += [
