@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import uuid
 from types import TracebackType
@@ -73,8 +74,11 @@ class Member:
     def written(self) -> list[str]:
         """Every message of the person's conversations."""
         found = []
-        for chat in self.get("/api/v1/chats/all"):
-            found += [message["content"] for message in chat["chat"]["history"]["messages"].values()]
+        answer = self._http.get("/api/v1/chats/all")
+        assert answer.status_code == 200, answer.text
+        for line in answer.text.splitlines():
+            messages = json.loads(line)["chat"]["history"]["messages"]
+            found += [message["content"] for message in messages.values()]
         return sorted(found)
 
     def models(self) -> set[str]:
