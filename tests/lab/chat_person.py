@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -83,6 +85,14 @@ class Member:
 
     def models(self) -> set[str]:
         return {model["id"] for model in self.get("/api/models")["data"]}
+
+    @contextmanager
+    def asking(self, model: str, question: str) -> Iterator[Iterator[str]]:
+        """The lines of an answer while it is written."""
+        body = {"model": model, "messages": [{"role": "user", "content": question}], "stream": True}
+        with self._http.stream("POST", "/api/chat/completions", json=body) as answer:
+            assert answer.status_code == 200
+            yield answer.iter_lines()
 
     def ask(self, model: str, question: str) -> dict[str, Any]:
         """The whole answer, with `sources` where there are some."""

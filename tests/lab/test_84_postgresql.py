@@ -1,0 +1,126 @@
+"""Two processes of the chat on a real PostgreSQL with pgvector and a real Redis, made by the deploy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pyrage
+import pytest
+from chat_person import Member
+from lab_site import Site, changed, flexi, until
+from pgvector_packages import offered
+
+pytestmark = pytest.mark.usefixtures("site")
+
+MAIL = "postgres@flexi.lab.test"
+MODEL = "phi3:3.8b"
+DATA = "/var/lib/flexi-chat"
+ASIDE = "/var/lib/flexi-chat.sqlite"
+
+
+@dataclass
+class Wide:
+    """The lab's site with two processes of the chat."""
+
+    file: Path
+    identity: Path
+
+
+@pytest.fixture(scope="module")
+def wide(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wide]:
+    """Deployed; afterwards the lab has its chats in SQLite again."""
+    folder = tmp_path_factory.mktemp("postgresql")
+    key = pyrage.x25519.Identity.generate()
+    identity = folder / "backup.key"
+    identity.write_text(str(key))
+    more = f"  database: postgresql\n  workers: 2\n  backup: {{recipients: [{key.to_public()}]}}\n"
+    file = changed(site, "\nchat:\n", f"\nchat:\n{more}", "postgresql")
+    platform = site.plan.host("gateway").platform
+    with offered(site, "gateway", f"postgresql-{VERSIONS[platform]}", folder):
+        root(site, f"systemctl is-active -q flexi-chat && systemctl stop flexi-chat && mv {DATA} {ASIDE}")
+        try:
+            done = flexi("deploy", str(file), "--limit", "gateway", "--no-wait", timeout_s=900)
+            assert done.status == 0, done.text[-6000:]
+            yield Wide(file, identity)
+        finally:
+            root(site, f"systemctl stop flexi-chat && rm -rf {DATA} && mv {ASIDE} {DATA}")
+            back = flexi("deploy", str(site.file), "--limit", "gateway", "--no-wait", timeout_s=900)
+            assert back.status == 0, back.text[-6000:]
+    for path in (file, file.with_suffix(".py"), file.with_suffix(".keys.json")):
+        path.unlink(missing_ok=True)
+
+
+VERSIONS = {"debian-12": "15", "ubuntu-22.04": "14", "ubuntu-24.04": "16"}
+"""PostgreSQL of each platform (docs/chat-database.md)."""
+
+
+def root(site: Site, script: str) -> str:
+    done = site.ssh("gateway", f'sudo sh -c "{script}"', timeout_s=200)
+    assert done.status == 0, done.text
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def person(site: Site, wide: Wide) -> Iterator[Member]:
+    made = flexi("accounts", "add", str(wide.file), MAIL, "--json")
+    assert made.status == 0, made.text
+    with Member(site.env["FLEXI_CHAT_URL"], MAIL, json.loads(made.stdout)["password"]) as found:
+        if found.must_agree():
+            found.agree()
+        yield found
+
+
+def test_two_processes_share_what_is_stored(site: Site, person: Member) -> None:
+    """Each answers some of the requests; whatever one stores, the other knows."""
+    workers = root(site, "pgrep -c -u flexi-chat -f multiprocessing.spawn").strip()
+    assert int(workers) == 2
+    for number in range(8):
+        person.write(f"message {number}", MODEL)
+        assert f"message {number}" in person.written()
+    tables = root(site, "cd /; runuser -u flexi-chat -- psql -XAtc 'SELECT count(*) FROM chat' flexi-chat")
+    assert int(tables) == 8
+    assert root(site, f"ls {DATA}").split().count("webui.db") == 0
+    assert ":6379" not in root(site, "ss -Htln")
+    assert root(site, "systemctl is-active flexi-chat-redis.service").strip() == "active"
+
+
+def test_a_killed_database_loses_no_stored_message(site: Site, person: Member) -> None:
+    person.write("before the kill", MODEL)
+    before = person.written()
+    with person.asking(MODEL, "Was bleibt?") as words:
+        assert next(words)
+        root(site, "systemctl kill -s KILL 'postgresql@*.service'")
+    until(lambda: _stored(person) == before, 90, "the messages are there again")
+    person.write("after the kill", MODEL)
+    assert person.written() == sorted([*before, "after the kill"])
+
+
+def _stored(person: Member) -> list[str] | None:
+    try:
+        return person.written()
+    except (AssertionError, httpx.HTTPError):
+        return None
+
+
+def test_backup_and_restore_with_postgresql(site: Site, wide: Wide, person: Member, tmp_path: Path) -> None:
+    before = person.written()
+    saved = flexi("backup", str(wide.file), "--to", str(tmp_path), "--json")
+    assert saved.status == 0, saved.text
+    archive = json.loads(saved.stdout)["file"]
+    person.write("after the backup", MODEL)
+    root(site, "cd /; runuser -u flexi-chat -- psql -Xqc 'DROP TABLE chat CASCADE' flexi-chat")
+    restored = flexi("restore", str(wide.file), archive, "--identity", str(wide.identity), "--yes", timeout_s=300)
+    assert restored.status == 0, restored.text
+    person.sign_in()
+    assert person.written() == before
+
+
+def test_a_second_deploy_changes_nothing(site: Site, wide: Wide) -> None:
+    dry = site.pyinfra("--dry", "--json", "--limit", "gateway", site_file=wide.file)
+    assert dry.status == 0, dry.text[-3000:]
+    plan = json.loads(dry.stdout)["plan"]
+    assert [step["name"] for step in plan if step["hosts_with_change"]] == []
