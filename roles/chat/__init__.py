@@ -33,6 +33,7 @@ USER = "flexi-chat"
 SETTINGS = "/etc/flexi/chat.env"
 SERVICE = "flexi-chat.service"
 UNIT = f"/etc/systemd/system/{SERVICE}"
+LOGO = "/etc/flexi/chat-logo.png"
 AGREEMENT_FILES = tuple(f"{AGREEMENT}/{name}" for name in ("version", "de.md", "en.md"))
 
 
@@ -61,9 +62,10 @@ def install(site: Plan, plan: ChatHostPlan) -> None:
     )
     agreement = _agreement(site.chat.agreement)
     given = sign_in.bring(site.chat)
+    logo = _logo(site.chat.logo)
     unit = files.put(name="Write the chat's unit", src=f"templates/chat/{SERVICE}", dest=UNIT, mode="0644")
     switch = current_chat(name=f"Make Open WebUI {plan.version} the current release", release=plan.release)
-    _restart([package, settings, *agreement, *given, unit, switch])
+    _restart([package, settings, *agreement, *given, logo, unit, switch])
     systemd.service(name="Start the chat", service=SERVICE, running=True, enabled=True)
     database.retire(plan.database)
     sign_in.front(site.chat)
@@ -81,11 +83,17 @@ def _restart(after: list[OperationMeta]) -> None:
     applied(
         name="Restart the chat with what is new",
         what=SERVICE,
-        inputs=(CURRENT_DIGEST, PROGRAMS, SETTINGS, SECRETS, UNIT, *AGREEMENT_FILES, *sign_in.INPUTS),
+        inputs=(CURRENT_DIGEST, PROGRAMS, SETTINGS, SECRETS, UNIT, LOGO, *AGREEMENT_FILES, *sign_in.INPUTS),
         # A release that has come up needs no copy of the database any more.
         command=f"systemctl restart {SERVICE}\nrm -f {DATA}/before-upgrade.db",
         after=after,
     )
+
+
+def _logo(path: str | None) -> OperationMeta:
+    if path is None:
+        return files.file(name="Show no logo of the site", path=LOGO, present=False)
+    return files.put(name="Bring the site's logo", src=path, dest=LOGO, group=USER, mode="0640")
 
 
 def _agreement(plan: AgreementPlan | None) -> list[OperationMeta]:

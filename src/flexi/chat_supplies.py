@@ -23,6 +23,8 @@ def check(plan: Plan) -> None:
         return
     if plan.chat.agreement:
         agreement_files(plan.chat.agreement)
+    if plan.chat.logo:
+        check_picture(plan.chat.logo)
     sign_in = plan.chat.sign_in
     if sign_in.ldap and sign_in.ldap.ca:
         certificate = text(sign_in.ldap.ca, "chat.sign_in.ldap.ca")
@@ -31,6 +33,21 @@ def check(plan: Plan) -> None:
     if sign_in.trusted_headers:
         text(sign_in.trusted_headers.apache, "chat.sign_in.trusted_headers.apache")
     given_secrets(plan.chat)
+
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+"""The first bytes of every PNG (RFC 2083, 3.1)."""
+
+
+def check_picture(path: str) -> None:
+    """InputError unless `path` is a PNG."""
+    try:
+        with Path(path).open("rb") as file:
+            begin = file.read(len(_PNG))
+    except OSError as error:
+        raise InputError(f"chat.logo: {path} cannot be read: {error.strerror}") from None
+    if begin != _PNG:
+        raise InputError(f"chat.logo: {path} is no PNG: convert it")
 
 
 def agreement_files(agreement: AgreementPlan) -> Mapping[str, str]:

@@ -80,6 +80,12 @@ def test_what_does_not_go_is_refused(tmp_path: Path, case: tuple[str, str, str])
     assert words in str(finding)
 
 
+def test_a_bundle_has_no_packages_for_it(tmp_path: Path) -> None:
+    with pytest.raises(SiteError, match=r"chat needs Python packages.*set mirrors\.pypi"):
+        load_site(site_file(tmp_path, SITE + "mirrors: {bundle: ./bundle}\n"))
+    load_site(site_file(tmp_path, SITE + "mirrors: {bundle: ./bundle, pypi: https://mirror.example.edu/simple}\n"))
+
+
 def test_what_follows_from_little(tmp_path: Path) -> None:
     plan = build_plan(load_site(site_file(tmp_path, SITE)))
     chat = plan.chat

@@ -35,6 +35,7 @@ from . import agreement, database, file_limit
 from .acceptances import Acceptances, make_table
 from .fixed import fix_settings
 from .gate import INTERNAL, WHO, Access, Gate, Scope
+from .logo import show_logo
 
 SIGN_IN = ("POST", "/api/v1/auths/signin")
 OPEN = frozenset(
@@ -195,6 +196,7 @@ def _pages() -> agreement.Page | None:
 
 
 _check()
+show_logo(Path("/etc/flexi/chat-logo.png"), theirs.STATIC_DIR)
 fix_settings(Config, lambda sentence: HTTPException(403, sentence))
 _watch_what_runs_alone()
 _add_who()

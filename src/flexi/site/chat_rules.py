@@ -33,6 +33,10 @@ def chat_problems(site: Site) -> Iterator[Problem]:
     if chat.name == site.content.gateway.name:
         reason = "is gateway.name too: the API and the page have names of their own"
         yield Problem((*HERE, "name"), reason, f"write e.g. 'chat.{chat.name}'", shown(chat.name))
+    mirrors = site.content.mirrors
+    if mirrors.bundle and not mirrors.pypi:
+        reason = "needs Python packages, which no bundle holds"
+        yield Problem(HERE, reason, "set mirrors.pypi to an index that the chat's host reaches", at_key=True)
     yield from _models(site, chat)
     yield from _database(chat)
     yield from _agreement(chat)

@@ -62,7 +62,8 @@ class Chat(Section):
     )
     logo: FilePath | None = Field(
         default=None,
-        description="PNG beside Open WebUI's own marks; relative paths start at the site file.",
+        description="PNG for the page where people sign in; Open WebUI's own marks stay. Relative paths start at the "
+        "site file.",
         examples=["logo.png"],
     )
     language: Literal["de", "en"] = Field(
