@@ -18,6 +18,7 @@ SERVICES = (
     "flexi-catalogue.service",
     "flexi-ledger.socket",
     "flexi-ledger.service",
+    "flexi-courses.timer",
     "flexi-chat-cleaning.timer",
     "flexi-chat-front.service",
     "flexi-chat.service",
@@ -28,6 +29,7 @@ FILES = (
     "/etc/systemd/system/flexi-agent.service",
     "/etc/systemd/system/flexi-catalogue.service",
     "/etc/systemd/system/flexi-chat*",
+    "/etc/systemd/system/flexi-courses.*",
     "/etc/systemd/system/flexi-firewall.service",
     "/etc/systemd/system/flexi-guard*",
     "/etc/systemd/system/flexi-ledger.*",
@@ -49,6 +51,7 @@ FILES = (
     "/opt/flexi",
     "/opt/ollama",
     "/var/lib/flexi",
+    "/var/lib/flexi-courses",
     "/var/lib/flexi-ledger",
     "/var/log/flexi",
 )

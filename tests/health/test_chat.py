@@ -9,8 +9,13 @@ from subjects import Hosts
 from test_gateway import CERTIFICATE
 from testinfra.host import Host
 
+from flexi.chat_facts import COURSES, CourseBots
+from flexi.chat_programs import chat_program
+from flexi.chathost.courses_wanted import difference
+from flexi.courses_config import courses_config
 from flexi.facts import ChatReleases
 from flexi.operations.chat import SECRETS
+from flexi.operations.courses import digests
 from flexi.plan.model import Plan
 
 
@@ -79,3 +84,13 @@ def test_release(chat: str, plan: Plan, hosts: Hosts) -> None:
     written = [f"{name}={value}" for name, value in here.environment]
     others = sorted(set(written) - set(running.splitlines()))
     assert not others, f"it runs with other settings than the site's: {others[0].partition('=')[0]}; deploy"
+
+
+def test_course_bots(chat: str, plan: Plan, hosts: Hosts) -> None:
+    """{chat} has each course bot with all its material, for those who may use it"""
+    assert plan.chat is not None
+    answer = hosts[plan.chat.host].run(chat_program(COURSES, "--url", plan.chat.inside_url, "state"))
+    found = CourseBots().process(answer.stdout.splitlines())
+    assert found is not None, f"it does not say what bots it has: {(answer.stdout or answer.stderr).strip()[:200]}"
+    steps = difference(courses_config(plan.chat, digests(plan.chat.courses)), found)
+    assert not steps, f"a deploy would {steps[0]}" + (f", and {len(steps) - 1} things more" if steps[1:] else "")
