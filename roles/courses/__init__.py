@@ -21,7 +21,6 @@ def install(chat: ChatPlan) -> None:
     )
     material_brought(name="Bring course material", courses=chat.courses)
     courses_file(name="Write what course bots there should be", chat=chat, dest=COURSES_FILE, group=chat_files.USER)
-    courses_converged(name="Make the course bots so", chat=chat)
     units = [
         files.put(
             name=f"Write {unit}", src=f"templates/courses/{unit}", dest=f"/etc/systemd/system/{unit}", mode="0644"
@@ -36,3 +35,5 @@ def install(chat: ChatPlan) -> None:
         after=units,
     )
     systemd.service(name="Start the timer of course bots", service=TIMER, running=True, enabled=True)
+    # Last: what it cannot do now the timer does later.
+    courses_converged(name="Make the course bots so", chat=chat)
