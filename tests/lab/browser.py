@@ -8,16 +8,17 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
+from flexi.paths import ROOT
+
 PATIENCE_MS = 60_000
 PICTURES = os.environ.get("FLEXI_PICTURES")
-"""A folder for pictures of the page (docs/pictures); none are taken without."""
-_WIDTH, _HEIGHT = 1100, 720
+"""A folder below the checkout for pictures of the page (`docs/pictures`); none are taken without."""
+_WIDTH, _HEIGHT = 900, 620
 # What stood in the newest answer, and when, at each change of the page.
 _WATCH = """
 window.growth = [];
@@ -138,8 +139,9 @@ class Person:
     def picture(self, name: str) -> None:
         """Only where the run asks for pictures."""
         if PICTURES:
-            Path(PICTURES).mkdir(parents=True, exist_ok=True)
-            self.page.screenshot(path=f"{PICTURES}/{name}.png", animations="disabled", caret="hide")
+            path = ROOT / PICTURES / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.page.screenshot(path=path, animations="disabled", caret="hide")
 
 
 @contextmanager
