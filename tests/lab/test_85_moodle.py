@@ -7,6 +7,7 @@ called "flexi test".
 
 from __future__ import annotations
 
+import html
 import http.client
 import json
 import os
@@ -20,6 +21,7 @@ from lab_site import Site, another, flexi
 
 from flexi.moodle import provider
 from flexi.moodle.provider import Report
+from flexi.paths import ROOT
 from flexi.plan.moodle_model import MoodleAction, MoodleHostPlan, MoodlePlan
 from flexi.plan.ssh_model import SshPlan
 
@@ -244,6 +246,47 @@ def test_moodles_own_protection_of_its_network_is_respected(moodle: Moodle) -> N
 def test_a_moodle_that_is_not_there(php: Php) -> None:
     (problem,) = Moodle(php, "/nowhere/config.php", old=False).report().problems
     assert problem.startswith("/nowhere/config.php is not there")
+
+
+# Questions
+
+
+def made(site: Site, folder: Path) -> tuple[dict[str, object], Path]:
+    """`flexi questions` through the gateway: what it printed, and its file."""
+    key, target = folder / "key", folder / "made.xml"
+    key.touch(mode=0o600)
+    key.write_text(site.key)
+    text = ROOT / "inventory/lab/courses/statistik-1/material/einheit-1-lage.md"
+    options = ["--count", "2", "--model", MODEL, "--url", site.url, "--key-file", str(key), "--to", str(target)]
+    done = flexi("questions", str(text), *options, "--json")
+    assert done.status == 0, done.text
+    report: dict[str, object] = json.loads(done.stdout)
+    return report, target
+
+
+def test_questions_are_made_through_the_gateway(site: Site, tmp_path: Path) -> None:
+    report, target = made(site, tmp_path)
+    assert report["made"] == 2
+    assert target.exists()
+
+
+@pytest.mark.skipif(not REAL, reason="FLEXI_MOODLE_DIR names no Moodle")
+def test_moodle_reads_the_questions(site: Site, tmp_path: Path) -> None:
+    report, target = made(site, tmp_path)
+    code = f"""<?php define('CLI_SCRIPT', true); require('{REAL}/config.php');
+        require_once($CFG->libdir . '/questionlib.php');
+        require_once($CFG->dirroot . '/question/format.php');
+        require_once($CFG->dirroot . '/question/format/xml/format.php');
+        echo json_encode((new qformat_xml())->readquestions(file('{target}')));"""
+    done = subprocess.run(["php"], input=code, capture_output=True, text=True, check=True, timeout=120)
+    head, *read = json.loads(done.stdout.strip().splitlines()[-1])
+    assert (head["qtype"], head["idnumber"]) == ("category", "einheit-1-lage")
+    questions = report["questions"]
+    assert isinstance(questions, list)
+    assert [one["idnumber"] for one in read] == [one["idnumber"] for one in questions]
+    for one, question in zip(read, questions, strict=True):
+        assert (one["qtype"], one["single"], one["fraction"]) == ("multichoice", 1, [1, 0, 0, 0])
+        assert html.unescape(one["answer"][0]["text"]) == f"<p>{question['right']}</p>"
 
 
 # The whole way
