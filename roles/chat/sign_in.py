@@ -30,7 +30,7 @@ INPUTS = (chat_files.GIVEN, chat_files.PROOF, LDAP_CA)
 
 @deploy("Sign-in")
 def bring(chat: ChatPlan) -> list[OperationMeta]:
-    """What the chat itself needs before it starts."""
+    """What the chat itself needs before it starts; without trusted headers its port, too."""
     ldap = chat.sign_in.ldap
     if ldap and ldap.ca:
         ca = files.put(name="Bring the directory's authority", src=ldap.ca, dest=LDAP_CA, mode="0644")
@@ -49,19 +49,21 @@ def bring(chat: ChatPlan) -> list[OperationMeta]:
         proof = files.file(
             name="Make what Apache and the chat know each other by", path=chat_files.PROOF, present=False
         )
+        _no_front()
     return [ca, secrets, proof]
 
 
 @deploy("Sign-in")
 def front(chat: ChatPlan) -> None:
     """Apache between HAProxy and the chat, which an admin's own directives tell who may come in."""
-    headers = chat.sign_in.trusted_headers
-    if headers is None:
-        retired(name="Stop Apache in front of the chat", pattern=FRONT, keep=())
-        for path in host.loop((FRONT_UNIT, FRONT_CONFIG, FRONT_ADMIN)):
-            files.file(name=f"Remove {path}", path=path, present=False)
-        return
-    _front(chat, headers)
+    if chat.sign_in.trusted_headers:
+        _front(chat, chat.sign_in.trusted_headers)
+
+
+def _no_front() -> None:
+    retired(name="Stop Apache in front of the chat", pattern=FRONT, keep=())
+    for path in host.loop((FRONT_UNIT, FRONT_CONFIG, FRONT_ADMIN)):
+        files.file(name=f"Remove {path}", path=path, present=False)
 
 
 def _front(chat: ChatPlan, headers: TrustedHeadersPlan) -> None:

@@ -65,6 +65,9 @@ def forget_chats(database: Engine, before: int) -> int:
     what was made of them: messages, shared copies, ratings (which hold the chat), tags; how many chats."""
     old = "SELECT id FROM chat WHERE updated_at < :before"
     with database.begin() as connection:
+        if database.dialect.name == "sqlite":
+            # Deleted content is overwritten (sqlite.org/pragma.html); Debian's library does so anyway.
+            connection.execute(text("PRAGMA secure_delete = ON"))
 
         def run(statement: str) -> Any:
             return connection.execute(text(statement), {"before": before})
@@ -76,6 +79,14 @@ def forget_chats(database: Engine, before: int) -> int:
         gone: int = run("DELETE FROM chat WHERE updated_at < :before").rowcount
         connection.execute(text(f"DELETE FROM tag WHERE NOT EXISTS ({_TAGGED})"))
         return gone
+
+
+def wipe(database: Engine) -> None:
+    """Let nothing of what was deleted stay in SQLite's files: its journal (WAL) keeps pages until it is written back.
+    Where somebody reads just then, the next day's run does it. PostgreSQL has its own autovacuum."""
+    if database.dialect.name == "sqlite":
+        with database.connect() as connection:
+            connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)"))
 
 
 def unused_files(database: Engine, before: int) -> list[str]:

@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for file in files:
             webui.delete(f"/api/v1/files/{file}")
         rows = belongings.forget(database)
+        belongings.wipe(database)
     except (SQLAlchemyError, WebuiError) as error:
         print(json.dumps({"problem": str(error) if isinstance(error, WebuiError) else type(error).__name__}))
         return 1
