@@ -24,5 +24,5 @@ PROOF = "/etc/flexi/chat-proof.env"
 
 
 def program(module: str) -> str:
-    """The shell words that run a module of `flexi.chathost` with the chat's own Python."""
-    return f"env PYTHONPATH={PACKAGE} {CURRENT}/bin/python -m flexi.chathost.{module}"
+    """The shell words that run a module of `flexi.chathost` with the chat's own Python, and none of the folder that it is run in."""
+    return f"env PYTHONPATH={PACKAGE} {CURRENT}/bin/python -P -m flexi.chathost.{module}"

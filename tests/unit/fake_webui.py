@@ -30,6 +30,8 @@ class FakeWebui:
         self.embedded: list[str] = []
         self.limit: int | None = None
         self.embedding = True
+        self.refuse = 0
+        """How many files go into no knowledge."""
         self._last = 0
 
     def _id(self) -> str:
@@ -103,11 +105,13 @@ class FakeWebui:
             case ["knowledge", knowledge, "file", "add"]:
                 return self._add(knowledge, body["file_id"])
             case ["knowledge", knowledge, "file", "remove"]:
-                file = self.files.pop(body["file_id"])
+                file = self.files[body["file_id"]]
                 self.links.remove((knowledge, file["id"]))
                 self.vectors = [each for each in self.vectors if each[0] != knowledge or each[1] != file["id"]]
                 self.vectors = [each for each in self.vectors if each[0] != knowledge or each[2] != file["hash"]]
-                self._drop(f"file-{file['id']}")
+                if path.endswith("delete_file=true"):
+                    del self.files[file["id"]]
+                    self._drop(f"file-{file['id']}")
                 return {}
             case ["retrieval", "delete"]:
                 text = self.files[body["file_id"]]["hash"]
@@ -144,6 +148,9 @@ class FakeWebui:
 
     def _add(self, knowledge: str, file: str) -> Any:
         row = self.files[file]
+        if self.refuse:
+            self.refuse -= 1
+            raise WebuiError(400, "no")
         if any(each[0] == knowledge and each[2] == row["hash"] and each[1] != file for each in self.vectors):
             row["hash"] = None
             raise WebuiError(400, DUPLICATE)

@@ -415,10 +415,36 @@ def test_a_damaged_file_changes_nothing(damage: str, host: Host, key: pyrage.x25
     else:
         data[-100] ^= 1
     file.write_bytes(data)
-    with pytest.raises(FlexiError, match="is damaged; the chat was not touched"):
+    with pytest.raises(FlexiError, match="is damaged; the chat has what it had"):
         bring_back(host, key, file)
     assert host.calls == []
     assert host.messages() == ["kept"]
+
+
+def test_damage_behind_the_end_of_a_backup_hides_nothing_that_was_restored(
+    host: Host, key: pyrage.x25519.Identity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = save(host, key, tmp_path)
+    host.write("since the backup")
+    real = pyrage.decrypt_io
+
+    def damaged(source: object, target: object, identities: object) -> None:
+        real(source, target, identities)
+        if hasattr(target, "fileno"):
+            raise pyrage.DecryptError("the last chunk")
+
+    monkeypatch.setattr(pyrage, "decrypt_io", damaged)
+    assert bring_back(host, key, file).version == "0.12.4"
+    assert host.messages() == []
+
+
+def test_root_runs_no_module_of_the_folder_that_it_is_in(
+    host: Host, key: pyrage.x25519.Identity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/tarfile.py").write_text("raise SystemExit('somebody else')")
+    monkeypatch.chdir(tmp_path / "home")
+    assert save(host, key, tmp_path).exists()
 
 
 def test_something_else_encrypted_is_no_backup(host: Host, key: pyrage.x25519.Identity, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from fake_webui import ADMIN, FakeWebui
 from flexi.chathost.courses_converge import Converge
 from flexi.chathost.courses_state import as_found, read_state
 from flexi.chathost.courses_wanted import difference
+from flexi.chathost.files import delete_file
 from flexi.chathost.webui import Webui, WebuiError, token
 
 NOBODY: dict[str, Any] = {"everyone": False, "groups": [], "accounts": []}
@@ -160,6 +161,29 @@ def test_without_the_embedding_model_old_material_stays_and_a_new_bot_waits(chat
     chat.webui.embedding = True
     assert chat.converge().problems == []
     chat.check()
+
+
+def test_what_makes_room_for_the_same_text_comes_back_where_that_is_refused(chat: Chat) -> None:
+    chat.converge()
+    before = sorted(chat.webui.links), sorted(chat.webui.vectors), dict(chat.webui.files)
+    chat.course("a", CHANGES["same text, other bytes"])
+    chat.webui.refuse = 1
+    assert chat.converge().problems == ["a: index anew one.md: no"]
+    assert (sorted(chat.webui.links), sorted(chat.webui.vectors), dict(chat.webui.files)) == before
+    chat.webui.refuse = 2
+    first, second = chat.converge().problems
+    assert (first, second) == ("a: one.md is missing until the next run: no", "a: index anew one.md: no")
+    assert chat.converge().problems == []
+    chat.check()
+
+
+def test_a_file_goes_with_what_was_read_from_it(chat: Chat) -> None:
+    """Open WebUI's own DELETE leaves that in Chroma."""
+    file = chat.webui.upload("one.md", "text/markdown", b"text", {"file_hash": "x"})["id"]
+    assert chat.webui.vectors
+    delete_file(chat.webui, file)  # type: ignore[arg-type]
+    assert chat.webui.vectors == []
+    assert chat.webui.files == {}
 
 
 def test_files_of_no_use_are_named_and_the_rest_goes_on(chat: Chat) -> None:

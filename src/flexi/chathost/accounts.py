@@ -24,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from . import acceptances, belongings
 from .database import engine
+from .files import delete_file
 from .gate import INTERNAL
 from .internal import internal
 from .webui import Webui, WebuiError
@@ -85,7 +86,7 @@ def _remove(webui: Webui, database: Engine, user: str) -> int:
     """Remove `user` and what belongs to them: how many files. What shows others who it was goes last."""
     files = belongings.files_of(database, user)
     for file in files:
-        webui.delete(f"/api/v1/files/{file}")
+        delete_file(webui, file)
     webui.delete(f"/api/v1/users/{user}")
     belongings.forget(database)
     return len(files)

@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from . import acceptances, belongings
 from .database import engine
+from .files import delete_file
 from .internal import internal
 from .webui import WebuiError
 
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A day's grace: a file is uploaded before the message that it goes with is sent.
         files = belongings.unused_files(database, now - DAY_S)
         for file in files:
-            webui.delete(f"/api/v1/files/{file}")
+            delete_file(webui, file)
         rows = belongings.forget(database)
         belongings.wipe(database)
     except (SQLAlchemyError, WebuiError) as error:

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any
 
 from .courses_state import BOT, MARK, CourseRows, FileRow, State, as_found, read_state, unlinked_files
 from .courses_wanted import Step, course_steps, difference
+from .files import delete_file
 from .webui import Webui, WebuiError
 
 Json = Mapping[str, Any]
@@ -195,20 +195,23 @@ class Converge:
         files = self.wanted["courses"][course]["files"]
         for file in rows.files:
             if file.text_hash == new.text_hash and not self._is_stale(file, files, index):
-                self._discard(new)
+                delete_file(self.webui, new.id)
                 raise WebuiError(400, f"has the same text as {file.name}: remove one of the two")
         stale = [file for file in rows.files if self._is_stale(file, files, index)]
         old = [file for file in stale if file.name == name]
-        # The chat takes no text twice: what has the same one goes first.
+        # The chat takes no text twice: what has the same one makes room first, and comes back where that was for nothing.
         same_text = [file for file in stale if file.text_hash == new.text_hash]
         for file in same_text:
-            self._unlink(rows, file)
+            self._unlink(rows, file, delete=False)
         try:
-            self.webui.post(f"/api/v1/knowledge/{rows.knowledge['id']}/file/add", {"file_id": new.id})
+            self._link(rows, new)
         except WebuiError as error:
-            self._discard(new)
+            delete_file(self.webui, new.id)
+            for file in same_text:
+                self._put_back(rows, file)
             raise WebuiError(error.status, in_words(error.words)) from None
-        rows.files.append(new)
+        for file in same_text:
+            delete_file(self.webui, file.id)
         for file in old:
             if file not in same_text:
                 self._unlink(rows, file)
@@ -226,7 +229,7 @@ class Converge:
         data = row.get("data") or {}
         file = FileRow(row["id"], course, name, wanted["sha256"], index, row.get("hash"), True)
         if data.get("status") != "completed":
-            self._discard(file)
+            delete_file(self.webui, file.id)
             raise WebuiError(400, in_words(str(data.get("error") or f"its state is {data.get('status')}")))
         return file
 
@@ -242,11 +245,22 @@ class Converge:
             if file not in good[:1]:
                 self._unlink(rows, file)
 
-    def _unlink(self, rows: CourseRows, file: FileRow) -> None:
+    def _link(self, rows: CourseRows, file: FileRow) -> None:
         assert rows.knowledge is not None
-        path = f"/api/v1/knowledge/{rows.knowledge['id']}/file/remove?delete_file=true"
+        self.webui.post(f"/api/v1/knowledge/{rows.knowledge['id']}/file/add", {"file_id": file.id})
+        rows.files.append(file)
+
+    def _unlink(self, rows: CourseRows, file: FileRow, delete: bool = True) -> None:
+        assert rows.knowledge is not None
+        path = f"/api/v1/knowledge/{rows.knowledge['id']}/file/remove?delete_file={str(delete).lower()}"
         self.webui.post(path, {"file_id": file.id})
         rows.files.remove(file)
+
+    def _put_back(self, rows: CourseRows, file: FileRow) -> None:
+        try:
+            self._link(rows, file)
+        except WebuiError as error:
+            self.problems.append(f"{file.course}: {file.name} is missing until the next run: {in_words(error.words)}")
 
     def _bot(self, course: str) -> None:
         rows, wanted = self._state.courses[course], self.wanted["courses"][course]
@@ -272,13 +286,7 @@ class Converge:
         used = {file.id for rows in self._state.courses.values() for file in rows.files}
         for file in unlinked:
             if file.id not in used:
-                self._discard(file)
-
-    def _discard(self, file: FileRow) -> None:
-        # Deleting a file leaves its vectors (routers/files.py: delete_file_by_id). A file that failed may have none.
-        with contextlib.suppress(WebuiError):
-            self.webui.post("/api/v1/retrieval/delete", {"collection_name": f"file-{file.id}", "file_id": file.id})
-        self.webui.delete(f"/api/v1/files/{file.id}")
+                delete_file(self.webui, file.id)
 
 
 def shown_name(name: str) -> str:

@@ -146,8 +146,8 @@ def restore(plan: Plan, file: Path, identities: Sequence[Any], bars: Bars) -> Re
         output = process.stdout.read()
         status = process.wait()
         said = words.all()
-    if damaged:
-        raise FlexiError(f"{file} is damaged; the chat was not touched")
+    if damaged and status not in (0, remote.UNREACHABLE):
+        raise FlexiError(f"{file} is damaged; the chat has what it had")
     if status != 0:
         raise FlexiError(f"not restored: {_reason(host, status, said)}")
     bar.finished()
