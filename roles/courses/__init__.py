@@ -20,7 +20,6 @@ def install(chat: ChatPlan) -> None:
         name="Make the directory of course material", path=COURSES_STORE, group=chat_files.USER, mode="0750"
     )
     material_brought(name="Bring course material", courses=chat.courses)
-    courses_file(name="Write what course bots there should be", chat=chat, dest=COURSES_FILE, group=chat_files.USER)
     units = [
         files.put(
             name=f"Write {unit}", src=f"templates/courses/{unit}", dest=f"/etc/systemd/system/{unit}", mode="0644"
@@ -35,5 +34,6 @@ def install(chat: ChatPlan) -> None:
         after=units,
     )
     systemd.service(name="Start the timer of course bots", service=TIMER, running=True, enabled=True)
+    courses_file(name="Write what course bots there should be", chat=chat, dest=COURSES_FILE, group=chat_files.USER)
     # Last: what it cannot do now the timer does later.
     courses_converged(name="Make the course bots so", chat=chat)
