@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Request, expect, sync_playwright
 
 from flexi.paths import ROOT
 
@@ -19,9 +19,11 @@ PATIENCE_MS = 60_000
 PICTURES = os.environ.get("FLEXI_PICTURES")
 """A folder below the checkout for pictures of the page (`docs/pictures`); none are taken without."""
 _WIDTH, _HEIGHT = 900, 620
-# What stood in the newest answer, and when, at each change of the page.
+# What stood in the newest answer, and when, at each change of the page; and what the page was not allowed to load.
 _WATCH = """
 window.growth = [];
+window.refused = [];
+document.addEventListener("securitypolicyviolation", (event) => window.refused.push(event.blockedURI));
 new MutationObserver(() => {
   const all = document.querySelectorAll(".chat-assistant .markdown-prose");
   const length = all.length ? all[all.length - 1].innerText.length : 0;
@@ -157,7 +159,13 @@ def person(browser: Browser, url: str, language: str = "de-DE") -> Iterator[Pers
         if not address.startswith(ours):
             somebody.elsewhere.append(address)
 
+    def forget(request: Request) -> None:
+        """What the page's own rules stopped has not left the browser."""
+        if request.failure == "csp":
+            somebody.elsewhere.remove(request.url)
+
     context.on("request", lambda request: note(request.url))
+    context.on("requestfailed", forget)
     page.on("websocket", lambda socket: note(socket.url))
     try:
         yield somebody

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 from browser import PATIENCE_MS, Person, chromium, person
-from lab_site import Figure, Site, flexi, until
+from lab_site import Figure, Site, access_log, flexi, run, until
 from playwright.sync_api import Browser, Error, expect
 
 from flexi.accounts import lab as account
@@ -83,6 +84,16 @@ def test_a_course_bot_answers_from_the_material_and_shows_where(student: Person)
     student.picture("chat-citation")
 
 
+def test_a_picture_in_an_answer_tells_nobody_outside(student: Person) -> None:
+    """A model can be talked into one whose address holds what was said; the browser would fetch it unasked."""
+    student.page.goto(student.url)
+    student.at_the_chat()
+    picture = "https://outside.example/secret.png"
+    student.ask(f"![a picture]({picture})")
+    assert picture in student.page.evaluate("window.refused")
+    assert student.elsewhere == []
+
+
 def test_a_bot_of_another_course_is_not_there(student: Person) -> None:
     status, listed = student.fetch("/api/models")
     assert status == 200
@@ -108,6 +119,21 @@ def test_the_page_speaks_english_as_well(browser: Browser, site: Site) -> None:
         expect(visitor.page.get_by_role("heading", name="Nutzungsvereinbarung")).to_be_visible()
 
 
+def test_the_chats_name_leads_past_the_api_and_into_no_log(site: Site) -> None:
+    name = "chat.flexi.lab.test"
+    status, text = site.curl("/api/version", None, "-H", f"Host: {name}")
+    assert (status, json.loads(text)["version"]) == (200, "0.12.4")
+    before = _methods(site)
+    site.curl("/api/ps", None, "-X", "DELETE", "-H", f"Host: {name}")
+    site.curl("/api/ps", None, "-X", "PATCH")
+    after = before + Counter(["PATCH"])
+    until(lambda: _methods(site) == after, 20, "the API's request alone is in the log")
+    # At the chat's own port any other name is led to it.
+    done = run(["curl", "-sSi", "-H", "Host: old.example", f"{site.env['FLEXI_CHAT_URL']}/c/1"])
+    assert done.stdout.startswith("HTTP/1.1 308")
+    assert f"location: http://{name}:8080/c/1" in done.stdout
+
+
 @pytest.mark.parametrize("unit", ["flexi-chat.service", "haproxy.service"])
 def test_what_is_killed_in_the_middle_of_an_answer_loses_no_message(student: Person, site: Site, unit: str) -> None:
     student.page.goto(student.url)
@@ -124,6 +150,11 @@ def test_what_is_killed_in_the_middle_of_an_answer_loses_no_message(student: Per
     kept = student.messages()
     assert kept >= before | {f"user: {question}"}
     assert '"Und jetzt?"' in student.ask("Und jetzt?").text
+
+
+def _methods(site: Site) -> Counter[str]:
+    """How often the access log has each of two methods that nobody uses meanwhile."""
+    return Counter(line["method"] for line in access_log(site) if line["method"] in ("DELETE", "PATCH"))
 
 
 def _answers(student: Person) -> bool:
