@@ -68,7 +68,7 @@ def install(site: Plan, plan: ChatHostPlan) -> None:
     _restart([package, settings, *agreement, *given, logo, unit, switch])
     systemd.service(name="Start the chat", service=SERVICE, running=True, enabled=True)
     database.retire(plan.database)
-    sign_in.front(site.chat)
+    sign_in.front(site.chat, plan.front_packages)
     cleaning.clean()
     chat_releases_kept(name="Remove releases that nobody goes back to", release=plan.release, after=[switch])
 

@@ -1,5 +1,6 @@
 """Who comes in: secrets that others gave, a directory's certificate, and Apache where it says who somebody is."""
 
+from collections.abc import Sequence
 from io import StringIO
 
 from pyinfra import host
@@ -54,10 +55,10 @@ def bring(chat: ChatPlan) -> list[OperationMeta]:
 
 
 @deploy("Sign-in")
-def front(chat: ChatPlan) -> None:
+def front(chat: ChatPlan, packages: Sequence[str]) -> None:
     """Apache between HAProxy and the chat, which an admin's own directives tell who may come in."""
     if chat.sign_in.trusted_headers:
-        _front(chat, chat.sign_in.trusted_headers)
+        _front(chat, chat.sign_in.trusted_headers, packages)
 
 
 def _no_front() -> None:
@@ -66,9 +67,9 @@ def _no_front() -> None:
         files.file(name=f"Remove {path}", path=path, present=False)
 
 
-def _front(chat: ChatPlan, headers: TrustedHeadersPlan) -> None:
+def _front(chat: ChatPlan, headers: TrustedHeadersPlan, packages: Sequence[str]) -> None:
     files.link(name="Leave the ports to others: only flexi starts Apache", path=DEBIANS, target="/dev/null")
-    packages = installed(name="Install Apache", packages=("apache2",))
+    apache = installed(name="Install Apache", packages=packages)
     config = files.put(
         name="Write Apache's settings",
         src=StringIO(render("chat/front.conf.j2", chat=chat, headers=headers, inside="{}:{}".format(*chat.inside))),
@@ -87,6 +88,6 @@ def _front(chat: ChatPlan, headers: TrustedHeadersPlan) -> None:
         what=FRONT,
         inputs=(FRONT_UNIT, FRONT_CONFIG, FRONT_ADMIN, chat_files.PROOF),
         command=f"systemctl restart {FRONT}",
-        after=[packages, config, admin, unit],
+        after=[apache, config, admin, unit],
     )
     systemd.service(name="Start Apache", service=FRONT, running=True, enabled=True)

@@ -26,7 +26,13 @@ def units(host_plan: HostPlan) -> list[str]:
         names += ["haproxy.service", "flexi-catalogue.service", "flexi-guard.service"]
         names += ["flexi-ledger.service", "flexi-ledger.socket"]
     if host_plan.chat:
-        names.append("flexi-chat.service")
+        names += ["flexi-chat.service", "flexi-chat-cleaning.timer", "flexi-courses.timer"]
+        if host_plan.chat.front_packages:
+            names.append("flexi-chat-front.service")
+        if host_plan.chat.database and host_plan.chat.database.server:
+            names.append("postgresql.service")
+        if host_plan.chat.database and host_plan.chat.database.redis_package:
+            names.append("flexi-chat-redis.service")
     if host_plan.gateway and host_plan.gateway.failover:
         names.append("keepalived.service")
     if host_plan.gateway and "certbot" in host_plan.gateway.packages:

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from flexi import expectations
 from flexi.plan import build_plan
+from flexi.plan.needs import package_set
 from flexi.site import SiteError, load_site
+from flexi.truth import PROBE
 
 SITE = """\
 site: {name: test}
@@ -25,6 +28,7 @@ chat:
   host: three
   name: chat.example.edu
 """
+THREE = "  three: {address: 192.0.2.3}\n"
 
 
 def site_file(directory: Path, text: str) -> Path:
@@ -120,3 +124,43 @@ def test_a_site_without_a_chat_has_nothing_of_it(tmp_path: Path) -> None:
     assert plan.chat is None
     assert all(host.chat is None and "chat" not in host.roles for host in plan.hosts)
     assert "flexi-chat" not in [rule.name for rule in plan.gateway.classes]
+
+
+def test_a_chat_elsewhere_is_let_through_to_the_api(tmp_path: Path) -> None:
+    """Once: nftables takes no address beside a network that holds it."""
+    gateway = "name: flexi.example.edu, allow_from: [198.51.100.0/24]"
+    text = SITE.replace("name: flexi.example.edu", gateway)
+    for site, sources in (
+        (text, ("198.51.100.0/24", "192.0.2.3")),
+        (text.replace("host: three", "host: two").replace(THREE, ""), ("198.51.100.0/24",)),
+        (text.replace("198.51.100.0/24", "192.0.2.0/24"), ("192.0.2.0/24",)),
+    ):
+        plan = build_plan(load_site(site_file(tmp_path, site)))
+        assert [rule.sources for rule in plan.host("two").firewall.rules if rule.port == 80] == [sources]
+
+
+def test_a_chat_elsewhere_needs_a_certificate_that_is_trusted(tmp_path: Path) -> None:
+    text = SITE.replace("name: flexi.example.edu", "name: flexi.example.edu, tls: {self_signed: true}")
+    with pytest.raises(SiteError) as caught:
+        load_site(site_file(tmp_path, text))
+    (finding,) = caught.value.findings
+    assert (finding.path, finding.value) == ("chat.host", "'three'")
+    load_site(site_file(tmp_path, text.replace("host: three", "host: two").replace(THREE, "")))
+
+
+def test_apache_is_asked_for_where_it_says_who_comes(tmp_path: Path) -> None:
+    behind = SITE + "  sign_in: {local: false, trusted_headers: {apache: x.conf}}\n"
+    for text, wanted in ((SITE, False), (behind, True)):
+        here = build_plan(load_site(site_file(tmp_path, text))).host("three")
+        assert ("apache2" in package_set(here).packages) is wanted
+        assert ("flexi-chat-front.service" in expectations.units(here)) is wanted
+    assert " flexi-chat-front.service " in PROBE
+
+
+def test_what_the_chat_needs_is_expected_to_run(tmp_path: Path) -> None:
+    more = "  workers: 2\n  database: postgresql\n"
+    always = ["flexi-firewall.service", "flexi-chat.service", "flexi-chat-cleaning.timer", "flexi-courses.timer"]
+    for text, units in ((SITE, []), (SITE + more, ["postgresql.service", "flexi-chat-redis.service"])):
+        here = build_plan(load_site(site_file(tmp_path, text))).host("three")
+        assert expectations.units(here) == [*always, *units]
+        assert all(f" {unit} " in PROBE for unit in units + always)

@@ -495,8 +495,9 @@ def test_a_driver_of_somebody_elses_is_judged_too(host: HostPlan, well: HostTrut
 
 
 def test_the_gateway_is_not_asked_for_gpus(plan: Plan, well: HostTruth) -> None:
-    plain = ("flexi-firewall", "haproxy", "flexi-catalogue", "flexi-guard", "flexi-ledger", "systemd-timesyncd")
-    names = (*(f"{name}.service" for name in plain), "flexi-ledger.socket")
+    plain = ("firewall", "catalogue", "guard", "ledger", "chat")
+    names = (*(f"flexi-{name}.service" for name in plain), "haproxy.service", "systemd-timesyncd.service")
+    names += ("flexi-ledger.socket", "flexi-chat-cleaning.timer", "flexi-courses.timer")
     truth = HostTruth(started=NOW, ended=NOW, os="ubuntu-22.04", deployed=True, units=tuple(map(unit, names)))
     assert found(plan.host("gateway"), truth) == []
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -196,3 +199,35 @@ def test_the_rate_tells_a_cpu_from_a_gpu(checks: Callable[[str], Any], lab: Plan
     else:
         with pytest.raises(AssertionError, match="look for the CPU"):
             gateway.test_tokens_flow(route, lab, hosts)
+
+
+def test_the_chats_secrets_stay_on_its_host(checks: Callable[[str], Any], lab: Plan) -> None:
+    """The command that reads the chat's environment, run on a process that has a secret beside its settings."""
+    here = lab.host("gateway").chat
+    assert here is not None
+    said: list[str] = []
+    environment = {**dict(here.environment), "PATH": os.environ["PATH"], "WEBUI_SECRET_KEY": "canary"}
+
+    class Chat:
+        def file(self, path: str) -> SimpleNamespace:
+            return SimpleNamespace(linked_to=f"/opt/flexi/chat/{here.release}")
+
+        def check_output(self, command: str) -> str:
+            with subprocess.Popen(["sleep", "60"], env=environment) as process:
+                found = "$(systemctl show -p MainPID --value flexi-chat.service)"
+                assert found in command
+                done = subprocess.run(
+                    ["sh", "-c", command.replace(found, str(process.pid))],
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    check=True,
+                )
+                process.kill()
+            said.append(done.stdout)
+            return done.stdout
+
+    checks("test_chat").test_release("chat", lab, {"gateway": Chat()})
+    assert "canary" not in said[0]
+    environment["WEBUI_NAME"] = "another"
+    with pytest.raises(AssertionError, match="other settings than the site's: WEBUI_NAME"):
+        checks("test_chat").test_release("chat", lab, {"gateway": Chat()})

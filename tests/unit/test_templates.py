@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import jinja2
 import pytest
@@ -221,3 +222,17 @@ def test_firewall_rules_by_address_family() -> None:
     assert 'ip6 saddr { 2001:db8::/32 } tcp dport 11434 accept comment "Ollama"' in lines
     assert 'ip saddr { 192.0.2.9 } meta l4proto 112 accept comment "VRRP; by number as above"' in lines
     assert not [line for line in lines if line.startswith("tcp dport 11434")], "the Ollama port is open to everyone"
+
+
+def test_apache_lets_the_gateways_check_in_whatever_the_admin_asks_for() -> None:
+    """Sections count in their order (httpd.apache.org/docs/2.4/sections.html): its own comes after the admin's."""
+    chat, headers = (
+        SimpleNamespace(name="c", address="a", listen_port=1),
+        SimpleNamespace(mail="m", name="n", groups=""),
+    )
+    text = render("chat/front.conf.j2", chat=chat, headers=headers, inside="i")
+    _, _, after = text.partition("\nInclude ")
+    section = re.search(r'<Location "/health">(.*?)</Location>', after, re.S)
+    assert section is not None
+    assert "\n  Require all granted\n" in section[1]
+    assert re.search(r"<IfModule mod_shib>\s+ShibRequestSetting requireSession Off\s+</IfModule>", section[1])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from . import maintenance, platforms, ports
-from .chat import CHAT_CLASS, chat_edge, chat_host, chat_plan, chat_rules
+from .chat import CHAT_CLASS, api_sources, chat_edge, chat_host, chat_plan, chat_rules
 from .consumers import HEALTH_CLASS, consumer_class
 from .environment import instance_environment
 from .fit import Fit, Load
@@ -208,7 +208,7 @@ def _firewall(site: Site, name: str, host: Host) -> FirewallPlan:
     content = site.content
     rules = [FirewallRule(port=content.ssh.port, sources=content.ssh.allow_from, purpose="SSH")]
     if name in site.gateways:
-        sources = content.gateway.allow_from
+        sources = api_sources(site)
         rules += [FirewallRule(port=site.users_port, sources=sources, purpose="gateway"), *http_rules(site)]
         rules += peer_rules(site, name)
     rules += chat_rules(site, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -130,6 +131,7 @@ def chat_host(site: Site, name: str) -> ChatHostPlan | None:
     gateway_url = _gateway_url(site, site.content.chat)
     return ChatHostPlan(
         packages=python.packages,
+        front_packages=("apache2",) if plan.sign_in.trusted_headers else (),
         python=python.path,
         index=site.content.mirrors.pypi or PYPI,
         version=plan.version,
@@ -157,6 +159,17 @@ def chat_rules(site: Site, name: str) -> Iterator[FirewallRule]:
     if chat.host == name and not _alone(site, chat):
         sources = tuple(gateway.address for gateway in site.gateways.values())
         yield FirewallRule(port=ports.CHAT, sources=sources, purpose="chat, from the gateway")
+
+
+def api_sources(site: Site) -> tuple[str, ...]:
+    """Who may use the API; empty means everyone. A chat on another host does, as everyone else."""
+    allowed, chat = site.content.gateway.allow_from, site.content.chat
+    if not allowed or chat is None or chat.host in site.gateways:
+        return allowed
+    address = site.content.hosts[chat.host].address
+    # nftables takes no address beside a network that holds it.
+    held = any(ipaddress.ip_address(address) in ipaddress.ip_network(network) for network in allowed)
+    return allowed if held else (*allowed, address)
 
 
 def _alone(site: Site, chat: Chat) -> bool:

@@ -178,5 +178,7 @@ class ChatHostPlan(Frozen):
     """Where it reaches the models."""
     environment: tuple[tuple[str, str], ...]
     """Settings of Open WebUI, and `FLEXI_…` of our own; no secrets."""
+    front_packages: tuple[str, ...] = ()
+    """Apache, where it says who comes."""
     database: ChatDatabasePlan | None = None
     """None where SQLite will do."""

@@ -35,7 +35,7 @@ def package_set(host: HostPlan) -> PackageSet:
     if host.gateway:
         packages |= set(host.gateway.packages)
     if host.chat:
-        packages |= set(host.chat.packages)
+        packages |= {*host.chat.packages, *host.chat.front_packages}
         if host.chat.database:
             packages |= {*host.chat.database.packages, *filter(None, [host.chat.database.redis_package])}
     if host.ollama:

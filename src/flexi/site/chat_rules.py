@@ -33,6 +33,11 @@ def chat_problems(site: Site) -> Iterator[Problem]:
     if chat.name == site.content.gateway.name:
         reason = "is gateway.name too: the API and the page have names of their own"
         yield Problem((*HERE, "name"), reason, f"write e.g. 'chat.{chat.name}'", shown(chat.name))
+    tls = site.content.gateway.tls
+    if chat.host in hosts and chat.host not in site.gateways and tls and tls.self_signed:
+        reason = "is no gateway, and would not trust the certificate that the gateway makes for itself"
+        remedy = f"write {site.content.gateway.host}, or set gateway.tls to a certificate that is trusted"
+        yield Problem((*HERE, "host"), reason, remedy, shown(chat.host))
     mirrors = site.content.mirrors
     if mirrors.bundle and not mirrors.pypi:
         reason = "needs Python packages, which no bundle holds"

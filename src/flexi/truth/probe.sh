@@ -133,6 +133,8 @@ the_service() {
   bounded 10 systemctl show -p Id,LoadState,ActiveState,SubState,UnitFileState,NRestarts,ActiveEnterTimestampMonotonic \
     "$@" flexi-agent.service flexi-firewall.service flexi-catalogue.service flexi-guard.service haproxy.service \
     flexi-ledger.service flexi-ledger.socket keepalived.service certbot.timer \
+    flexi-chat.service flexi-chat-cleaning.timer flexi-courses.timer flexi-chat-front.service flexi-chat-redis.service \
+    postgresql.service \
     nvidia-persistenced.service systemd-timesyncd.service chrony.service chronyd.service ntpsec.service ntp.service \
     openntpd.service | lines unit
 }
