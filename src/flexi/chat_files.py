@@ -24,5 +24,8 @@ PROOF = "/etc/flexi/chat-proof.env"
 
 
 def program(module: str) -> str:
-    """The shell words that run a module of `flexi.chathost` with the chat's own Python, and none of the folder that it is run in."""
+    """The shell words that run a module of `flexi.chathost` with the chat's own Python.
+
+    Nothing of the folder that it is run in (-P).
+    """
     return f"env PYTHONPATH={PACKAGE} {CURRENT}/bin/python -P -m flexi.chathost.{module}"

@@ -199,7 +199,7 @@ class Converge:
                 raise WebuiError(400, f"has the same text as {file.name}: remove one of the two")
         stale = [file for file in rows.files if self._is_stale(file, files, index)]
         old = [file for file in stale if file.name == name]
-        # The chat takes no text twice: what has the same one makes room first, and comes back where that was for nothing.
+        # The chat takes no text twice: what has the same one makes room first, and comes back if that was for nothing.
         same_text = [file for file in stale if file.text_hash == new.text_hash]
         for file in same_text:
             self._unlink(rows, file, delete=False)
