@@ -55,7 +55,13 @@ FILES = (
     "/var/lib/flexi-ledger",
     "/var/log/flexi",
 )
-STORES = ("/var/lib/ollama", "/var/lib/flexi-chat")
+STORES = (
+    "/var/lib/ollama",
+    "/var/lib/flexi-chat",
+    "/var/lib/flexi-chat-before-restore.dump",
+    "/var/lib/.flexi-backup-*",
+    "/var/lib/.flexi-restore-*",
+)
 
 
 @deploy("Removal")

@@ -24,7 +24,7 @@ from rich.console import Console
 
 from flexi import chat_files, remote
 from flexi.bundle.progress import Bars
-from flexi.chathost import archive, backup, env_files, postgres, restore, sqlite_files
+from flexi.chathost import archive, backup, env_files, postgres, restore, sqlite_files, staging
 from flexi.chathost.archive import BackupError
 from flexi.errors import FlexiError, InputError
 from flexi.paths import INVENTORY, ROOT
@@ -364,6 +364,77 @@ def test_a_chat_that_does_not_come_up_gets_back_what_it_had(host: Host, monkeypa
     assert env_files.read((host.secrets,)) == {"WEBUI_SECRET_KEY": "of-now"}
     assert [call.split()[0] for call in host.calls] == ["stop", "reset-failed", "start"] * 2
     assert sorted(path.name for path in host.data.parent.iterdir()) == ["flexi-chat"]
+
+
+class Database:
+    """A stand-in of PostgreSQL: what fails, and what was loaded."""
+
+    def __init__(self, *failing: str) -> None:
+        self.failing = failing
+        self.loaded: list[str] = []
+
+    def dump(self, target: Path) -> None:
+        target.write_bytes(b"half")
+        if "dump" in self.failing:
+            raise BackupError("pg_dump: no space left")
+
+    def load(self, source: Path) -> None:
+        self.loaded.append(source.name)
+        if source.name in self.failing:
+            raise BackupError("psql: the server is gone")
+
+
+@pytest.mark.parametrize(
+    ("failing", "loaded", "words"),
+    [
+        (("dump",), [], "^pg_dump: no space left$"),
+        ((archive.DUMP,), [archive.DUMP, "before.dump"], "^psql: the server is gone$"),
+        (
+            (archive.DUMP, "before.dump"),
+            [archive.DUMP, "before.dump"],
+            "has not what it had, which is in .*/flexi-chat-before-restore.dump$",
+        ),
+    ],
+)
+def test_the_chat_runs_whatever_fails(
+    failing: tuple[str, ...], loaded: list[str], words: str, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database(*failing)
+    monkeypatch.setattr(backup.Chat, "server", database)
+    monkeypatch.setattr("urllib.request.OpenerDirector.open", lambda self, url, timeout: http_ok())
+    staged = host.data.parent / ".flexi-restore-x"
+    shutil.copytree(host.data, staged / "data")
+    (staged / archive.SECRETS).write_text(SECRET)
+    host.write("since the backup")
+    with pytest.raises(BackupError, match=words):
+        restore._exchange(host.chat, restore.Service("flexi-chat.service", "http://127.0.0.1:1/"), staged)
+    assert database.loaded == loaded
+    assert host.messages() == ["since the backup"]
+    assert host.calls[-1] == "start flexi-chat.service"
+    kept = host.data.parent / "flexi-chat-before-restore.dump"
+    assert kept.exists() == ("before.dump" in failing)
+
+
+def test_what_a_killed_run_left_goes_and_what_it_took_away_comes_back(host: Host) -> None:
+    host.write("there before")
+    for name in (".flexi-backup-a", ".flexi-restore-b"):
+        (host.data.parent / name).mkdir()
+        (host.data.parent / name / "x").write_text(CANARY)
+    host.data.rename(host.data.parent / ".flexi-restore-b/old")
+    plain(host)
+    assert host.messages() == ["there before"]
+    assert sorted(path.name for path in host.data.parent.iterdir()) == ["flexi-chat"]
+    # Both are there: which one people want is not ours to say.
+    shutil.copytree(host.data, host.data.parent / ".flexi-restore-c/old")
+    plain(host)
+    assert (host.data.parent / ".flexi-restore-c/old/webui.db").exists()
+
+
+def test_one_at_a_time(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staging, "PATIENCE_S", 0.0)
+    with staging.beside(host.data, "restore"), pytest.raises(BackupError, match="another backup or restore"):
+        plain(host)
+    assert plain(host)
 
 
 class http_ok:  # noqa: N801

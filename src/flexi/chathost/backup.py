@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from . import env_files, sqlite_files
+from . import env_files, sqlite_files, staging
 from .archive import DATA, DUMP, MANIFEST, SECRETS, BackupError, Manifest, Writer
 from .postgres import Server
 
@@ -60,11 +59,11 @@ class Chat:
 
 def write(chat: Chat, target: IO[bytes], say: Callable[[str], None]) -> None:
     """The whole backup to `target`. BackupError where there is none."""
-    if not chat.data.is_dir():
-        raise BackupError(f"there is no chat on this host: {chat.data} is missing")
     server = chat.server
-    with tempfile.TemporaryDirectory(prefix=".flexi-backup-", dir=chat.data.parent) as folder:
-        staged = _stage(chat, server, Path(folder))
+    with staging.beside(chat.data, "backup") as folder:
+        if not chat.data.is_dir():
+            raise BackupError(f"there is no chat on this host: {chat.data} is missing")
+        staged = _stage(chat, server, folder)
         files = [path for path in _files(chat.data) if path not in staged.instead]
         say(f"total {sum(_size(path) for path in (*files, *staged.instead.values(), *staged.others.values()))}")
         writer = Writer(target)

@@ -15,7 +15,6 @@ import os
 import pwd
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -23,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from . import archive, env_files, sqlite_files
+from . import archive, env_files, sqlite_files, staging
 from .archive import DATA, DUMP, MANIFEST, SECRETS, BackupError, Manifest
 from .backup import SECRET_KEYS, Chat, chat_of
 
@@ -63,8 +62,9 @@ class Service:
 
 def restore(chat: Chat, service: Service, source: IO[bytes]) -> Manifest:
     """BackupError where the backup does not fit or is not whole; the chat is then as it was."""
-    with tempfile.TemporaryDirectory(prefix=".flexi-restore-", dir=chat.data.parent) as folder:
-        staged = Path(folder)
+    with staging.beside(chat.data, "restore") as staged:
+        if not chat.data.is_dir() or not chat.secrets.is_file():
+            raise BackupError("there is no chat on this host: deploy it first, then restore into it")
         manifest = _unpack(chat, source, staged)
         _own(staged / DATA, chat.user)
         _exchange(chat, service, staged)
@@ -126,29 +126,53 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def _exchange(chat: Chat, service: Service, staged: Path) -> None:
     """The point of no return is behind the chat's first answer with the new content."""
-    old, old_secrets = staged / "old", chat.secrets.read_text(encoding="utf-8")
-    service.stop()
+    old, old_secrets = staged / staging.OLD, chat.secrets.read_text(encoding="utf-8")
     before = staged / "before.dump"
-    if chat.server:
-        chat.server.dump(before)
     try:
+        service.stop()
+        if chat.server:
+            chat.server.dump(staged / "draft.dump")
+            (staged / "draft.dump").rename(before)
         chat.data.rename(old)
         (staged / DATA).rename(chat.data)
         _write_secrets(chat.secrets, env_files.with_values(old_secrets, _secrets(staged)))
         if chat.server:
             chat.server.load(staged / DUMP)
         service.start()
-    except BaseException:
-        service.stop()
+    except BaseException as error:
+        trouble = _put_back(chat, service, staged, before, old_secrets)
+        if trouble and isinstance(error, Exception):
+            raise BackupError("; ".join((str(error), *trouble))) from None
+        raise
+    old.rename(staged / "replaced")
+
+
+def _put_back(chat: Chat, service: Service, staged: Path, before: Path, secrets: str) -> list[str]:
+    """What went wrong with it, which keeps nothing else from being put back, nor the chat from its start."""
+    old, trouble = staged / staging.OLD, []
+
+    def content() -> None:
         if old.exists():
             if chat.data.exists():
                 chat.data.rename(staged / "refused")
             old.rename(chat.data)
-        _write_secrets(chat.secrets, old_secrets)
-        if chat.server:
-            chat.server.load(before)
-        service.start()
-        raise
+        _write_secrets(chat.secrets, secrets)
+
+    def database() -> None:
+        if chat.server and before.exists():
+            try:
+                chat.server.load(before)
+            except BackupError as error:
+                kept = chat.data.with_name(f"{chat.data.name}-before-restore.dump")
+                before.rename(kept)
+                raise BackupError(f"{error}; the database has not what it had, which is in {kept}") from None
+
+    for step in (service.stop, content, database, service.start):
+        try:
+            step()
+        except (BackupError, OSError) as error:
+            trouble.append(str(error))
+    return trouble
 
 
 def _secrets(staged: Path) -> dict[str, str]:
@@ -183,8 +207,6 @@ def main() -> int:
     *where, unit, health = sys.argv[1:]
     chat = chat_of(where)
     try:
-        if not chat.data.is_dir() or not chat.secrets.is_file():
-            raise BackupError("there is no chat on this host: deploy it first, then restore into it")
         manifest = restore(chat, Service(unit, health), sys.stdin.buffer)
     except BackupError as error:
         print(error, file=sys.stderr)
