@@ -81,7 +81,7 @@ class Moodle:
             name="flexi test",
             provider="openai",
             # No name that would have to be looked up.
-            gateway_url="https://93.184.215.14",
+            gateway_url="https://192.0.2.80",
             consumer="moodle",
             class_name="default",
             actions=(
@@ -167,7 +167,7 @@ def test_what_is_wanted_is_made_once_and_kept(moodle: Moodle) -> None:
         assert found["enabled"] == "1"
         assert found["generate_image"] == "0"
         assert found["action_summarise_text_model"] == OTHER
-        assert found["action_summarise_text_endpoint"] == "https://93.184.215.14/v1/chat/completions"
+        assert found["action_summarise_text_endpoint"] == "https://192.0.2.80/v1/chat/completions"
         instruction, default = (
             found["action_summarise_text_systeminstruction"],
             "action_generate_text_systeminstruction",
@@ -233,11 +233,11 @@ def test_the_other_provider_takes_its_place(moodle: Moodle) -> None:
     found = moodle.present()
     assert found["class"] == "aiprovider_ollama\\provider"
     assert found["basicauthenabled"] == found["enablebasicauth"] == 1
-    assert (found["username"], found["endpoint"]) == ("moodle", "https://93.184.215.14")
+    assert (found["username"], found["endpoint"]) == ("moodle", "https://192.0.2.80")
 
 
 def test_moodles_own_protection_of_its_network_is_respected(moodle: Moodle) -> None:
-    refused = moodle.report(apply=True, gateway_url="https://93.184.215.14:8443")
+    refused = moodle.report(apply=True, gateway_url="https://192.0.2.80:8443")
     assert "curlsecurityallowedport" in refused.problems[0]
     assert refused.changes == ()
     assert "make a key" in moodle.report().changes
