@@ -40,10 +40,8 @@ USER = pwd.getpwuid(os.getuid()).pw_name
 
 
 class Health(http.server.BaseHTTPRequestHandler):
-    well = True
-
     def do_GET(self) -> None:
-        self.send_response(200 if Health.well else 503)
+        self.send_response(200)
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
@@ -123,7 +121,7 @@ def host(tmp_path: Path, lab: Plan, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.setattr(chat_files, "GIVEN", str(root / "given.env"))
     monkeypatch.setattr(chat_files, "USER", USER)
     monkeypatch.setattr(remote, "control_path", lambda ssh: str(tmp_path / "socket"))
-    monkeypatch.setattr(Health, "well", True)
+    monkeypatch.setattr(restore, "STARTS_WITHIN_S", 0.0)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Health)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     assert lab.chat
@@ -278,6 +276,16 @@ def test_a_backup_without_its_end_is_refused(host: Host) -> None:
         list(archive.read(io.BytesIO(target.getvalue())))
 
 
+def test_a_backup_that_lacks_a_member_is_refused(host: Host) -> None:
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w") as less, tarfile.open(fileobj=io.BytesIO(plain(host))) as whole:
+        for entry in whole.getmembers():
+            if entry.name != "data/uploads/skript.pdf":
+                less.addfile(entry, whole.extractfile(entry))
+    with pytest.raises(BackupError, match="the backup is not whole"):
+        read_all(target.getvalue())
+
+
 def tampered(host: Host, change: Callable[[tarfile.TarInfo], None]) -> bytes:
     """A backup with one member changed, its end as it should be."""
     target = io.BytesIO()
@@ -347,7 +355,6 @@ def test_a_chat_that_does_not_come_up_gets_back_what_it_had(host: Host, monkeypa
     data = plain(host)
     host.write("since the backup")
     host.secrets.write_text("WEBUI_SECRET_KEY=of-now\n")
-    monkeypatch.setattr(restore, "STARTS_WITHIN_S", 0.0)
     seen = []
 
     def opened(self: object, url: str, timeout: float) -> object:
