@@ -5,11 +5,10 @@ from pyinfra.operations import files, systemd
 
 from flexi import chat_files
 from flexi.operations.applying import applied
-from flexi.operations.courses import courses_converged, courses_file, material_brought
+from flexi.operations.courses import TIMER, courses_converged, courses_file, material_brought
 from flexi.plan.chat_model import ChatPlan
 from flexi.plan.courses_model import COURSES_FILE, COURSES_STORE
 
-TIMER = "flexi-courses.timer"
 UNITS = ("flexi-courses.service", TIMER)
 
 

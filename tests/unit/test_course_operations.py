@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from test_operations import Fake
 from flexi.chat_facts import CourseBots, CourseStore
 from flexi.courses import load_courses
 from flexi.courses_config import courses_config
-from flexi.operations.courses import courses_converged, digests, material_brought
+from flexi.operations.courses import _converge, courses_converged, digests, material_brought
 from flexi.plan import build_plan
 from flexi.plan.chat_model import ChatPlan
 from flexi.site import load_site
@@ -140,3 +141,33 @@ def test_facts_take_no_other_line_for_an_answer() -> None:
     assert CourseBots().process(["{", "[]", '{"models": {}}', "x"]) is None
     truth = CourseStore().process(["free 2", "file x", f"file {'a' * 64}", "junk"])
     assert (truth.files, truth.free_bytes) == (frozenset({"a" * 64}), 2048)
+
+
+STEP = '{"step": "index one.md", "done": 0, "of": 1}'
+WAITS = '{"problem": "heaps: one.md: holds no text", "waits": true}'
+LASTS = '{"problem": "heaps: somebody made a model", "waits": false}'
+DONE = '{"done": 1}'
+
+
+@pytest.mark.parametrize(
+    ("lines", "succeeds", "words"),
+    [
+        ([STEP, DONE], True, []),
+        ([STEP, WAITS, DONE], True, ["heaps: one.md: holds no text; flexi-courses.timer tries it again"]),
+        ([STEP, WAITS], True, ["heaps: one.md: holds no text; flexi-courses.timer tries it again"]),
+        ([WAITS, LASTS, DONE], False, ["heaps: one.md", "heaps: somebody made a model"]),
+        ([STEP], False, ["the run broke off: no reason was given"]),
+    ],
+)
+def test_what_the_timer_will_do_fails_no_deploy(
+    lines: list[str], succeeds: bool, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "said").write_text("\n".join(lines) + "\n")
+    monkeypatch.setattr("flexi.operations.courses.remote.ssh_command", lambda *_: ["sh"])
+    said: list[str] = []
+    here: Any = SimpleNamespace(
+        data=SimpleNamespace(flexi_host=SimpleNamespace(ssh=None)), log_styled=lambda text, **_: said.append(text)
+    )
+    assert _converge(here, here, f"cat {tmp_path}/said") is succeeds
+    assert len(said) == len(words)
+    assert all(part in text for part, text in zip(words, said, strict=True))

@@ -2,7 +2,7 @@
 
     state              what there is, as JSON (courses_wanted.py has its shape)
     converge           make it what is wanted: a line of JSON for each step; exit status 1 and the reasons where
-                       something could not be done. --unless-busy: do nothing where another run is under way
+                       something could not be done (`waits`: another run may do it). --unless-busy: do nothing where another run is under way
     ask COURSE         one question, on standard input, to a bot: the answer's pieces and its sources, a line of JSON
                        for each
 
@@ -60,11 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 done = converge.run()
             finally:
                 for problem in converge.problems:
-                    _print({"problem": problem})
+                    _print({"problem": problem, "waits": problem not in converge.lasting})
             _print({"done": done})
             return 1 if converge.problems else 0
     except WebuiError as error:
-        _print({"problem": str(error)})
+        _print({"problem": str(error), "waits": error.status == 0})
         return 1
 
 

@@ -38,6 +38,8 @@ class Converge:
     store: Path
     say: Callable[[Step, int, int], None]
     problems: list[str] = field(default_factory=list)
+    lasting: list[str] = field(default_factory=list)
+    """Those of them that no other run does away with: somebody has to change something first."""
     _state: State = field(init=False)
     _left: dict[tuple[str, str, str, str], FileRow] = field(init=False, default_factory=dict)
     _away_in_a_row: int = 0
@@ -73,6 +75,8 @@ class Converge:
             self._make(step)
         except WebuiError as error:
             self.problems.append(f"{step}: {error}")
+            if error.status == -1:
+                self.lasting.append(self.problems[-1])
             if error.status == 0:
                 raise
             self._away_in_a_row = self._away_in_a_row + 1 if AWAY in error.words else 0
@@ -154,6 +158,7 @@ class Converge:
         rows = self._state.courses.get(name)
         if name in self._state.taken:
             self.problems.append(f"{name}: somebody made a model {BOT}{name} on the page: rename that or the course")
+            self.lasting.append(self.problems[-1])
             return
         found = as_found(self._state, self.wanted)["courses"].get(name)
         steps = course_steps(name, wanted, found, self.wanted["index"], set())

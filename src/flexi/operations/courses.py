@@ -11,7 +11,7 @@ from collections.abc import Generator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 
-from pyinfra import host
+from pyinfra import host, logger
 from pyinfra.api import FunctionCommand, QuoteString, StringCommand, operation
 from pyinfra.api.host import Host
 from pyinfra.api.state import State
@@ -32,6 +32,7 @@ from flexi.plan.chat_model import ChatPlan
 from flexi.plan.courses_model import COURSES_STORE, CoursePlan
 from flexi.pushing import Item
 
+TIMER = "flexi-courses.timer"
 Commands = Generator[StringCommand | FunctionCommand, None, None]
 
 
@@ -114,9 +115,13 @@ def courses_converged(chat: ChatPlan) -> Commands:
 
 
 def _converge(state: State, host: Host, command: str) -> bool:
-    """Run the program on the host and show its steps; False, with what it could not do, where that is something."""
+    """Run the program on the host and show its steps; False, with the reasons, where nothing but a deploy mends it.
+
+    What waits (a model that is not loaded yet, a file without text) is a warning: the timer goes on with it.
+    """
     argv = remote.ssh_command(host.data.flexi_host.ssh, remote.ROOT_SHELL)
     problems: list[str] = []
+    waiting: list[str] = []
     finished = False
     with (
         Steps(Console(stderr=True)) as steps,
@@ -132,11 +137,13 @@ def _converge(state: State, host: Host, command: str) -> bool:
             if "step" in event:
                 steps.step(str(event["step"]), int(str(event["done"])), int(str(event["of"])))
             elif "problem" in event:
-                problems.append(str(event["problem"]))
+                (waiting if event.get("waits") else problems).append(str(event["problem"]))
             elif "done" in event:
                 finished = True
         words = ssh.stderr.read().strip().splitlines()
-    if finished and not problems:
+    for point in waiting:
+        host.log_styled(f"{point}; {TIMER} tries it again", fg="yellow", log_func=logger.warning)
+    if not problems and (finished or waiting):
         return True
     if not problems:
         problems.append(f"the run broke off: {words[-1] if words else 'no reason was given'}; deploy again to go on")
