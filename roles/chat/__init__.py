@@ -84,8 +84,7 @@ def _restart(after: list[OperationMeta]) -> None:
         name="Restart the chat with what is new",
         what=SERVICE,
         inputs=(CURRENT_DIGEST, PROGRAMS, SETTINGS, SECRETS, UNIT, LOGO, *AGREEMENT_FILES, *sign_in.INPUTS),
-        # A release that has come up needs no copy of the database any more.
-        command=f"systemctl restart {SERVICE}\nrm -f {DATA}/before-upgrade.db",
+        command=f"systemctl restart {SERVICE}",
         after=after,
     )
 

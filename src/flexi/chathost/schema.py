@@ -29,9 +29,9 @@ def _sqlite() -> Path | None:
 
 
 def keep() -> str | None:
-    """Why there is no copy, or None."""
+    """Why there is no copy, or None. One that is there is from before a release that never came up: it stays."""
     database = _sqlite()
-    if database is None or not database.is_file():
+    if database is None or not database.is_file() or database.with_name(COPY).exists():
         return None
     try:
         _copy(database, database.with_name(COPY))
