@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sqlite3
 import sys
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from types import ModuleType
@@ -16,16 +17,16 @@ from flexi.paths import ROOT
 
 
 @pytest.fixture
-def schema(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def schema(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """With a stand-in of SQLAlchemy, which only the chat's host has."""
     for name in ("sqlalchemy", "sqlalchemy.exc", "sqlalchemy.engine", "sqlalchemy.pool"):
         monkeypatch.setitem(sys.modules, name, MagicMock())
-    for name in ("flexi.chathost.schema", "flexi.chathost.database"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    found = importlib.import_module("flexi.chathost.schema")
-    # None of it stays for others.
-    monkeypatch.setitem(sys.modules, "flexi.chathost.schema", found)
-    return found
+    ours = ("flexi.chathost.schema", "flexi.chathost.database")
+    for name in ours:
+        sys.modules.pop(name, None)
+    yield importlib.import_module(ours[0])
+    for name in ours:
+        sys.modules.pop(name, None)
 
 
 def write(database: Path, text: str) -> None:
