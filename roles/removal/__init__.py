@@ -4,9 +4,10 @@ from pyinfra import host
 from pyinfra.api import deploy
 from pyinfra.operations import files
 
+from flexi import chat_files
 from flexi.operations.failover import KEEPALIVED, OURS
 from flexi.operations.packages import unheld_but
-from flexi.operations.retiring import forgotten, retired
+from flexi.operations.retiring import forgotten, retired, unmasked
 from flexi.plan.model import HostPlan
 from roles.base import GATEWAY_MARK, HOSTS_MARKER
 
@@ -22,7 +23,10 @@ SERVICES = (
     "flexi-chat-cleaning.timer",
     "flexi-chat-front.service",
     "flexi-chat.service",
+    "flexi-chat-redis.service",
 )
+APACHE = "/etc/systemd/system/apache2.service"
+"""Masked where Apache stood in front of the chat (roles/chat/sign_in.py)."""
 FIREWALL = "flexi-firewall.service"
 FILES = (
     "/etc/systemd/system/ollama@.service",
@@ -34,6 +38,7 @@ FILES = (
     "/etc/systemd/system/flexi-guard*",
     "/etc/systemd/system/flexi-ledger.*",
     "/etc/systemd/system/haproxy.service.d/flexi.conf",
+    "/etc/systemd/system/postgresql@.service.d/flexi.conf",
     "/etc/systemd/system/flexi-share*",
     "/etc/systemd/system/nvidia-persistenced.service.d/flexi.conf",
     "/etc/systemd/timesyncd.conf.d/flexi.conf",
@@ -84,6 +89,7 @@ def forget(purge: bool) -> None:
     """What is left of flexi; with `purge` models and chats as well. The driver and other packages stay, not on hold."""
     unheld_but(name="Let go of all packages", packages=())
     retired(name="Take the firewall down", pattern=FIREWALL, keep=())
+    unmasked(name="Leave Apache to its package", path=APACHE, only_with=chat_files.SETTINGS)
     files.block(name="Forget the site's hosts", path="/etc/hosts", present=False, marker=HOSTS_MARKER)
     forgotten(name="Remove flexi's files", patterns=FILES)
     if purge:

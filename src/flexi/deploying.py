@@ -172,6 +172,11 @@ def remove(plan: Plan, site_file: Path, console: Console, name: str, *, purge: b
             f"{name} keeps its driver, but neither holds nor pins: its next upgrades may replace the driver or boot a "
             "kernel that it has no modules for."
         ]
+    chat = plan.host(name).chat
+    if chat and chat.database and chat.database.server:
+        points += [
+            f"PostgreSQL keeps the chats on {name}: `sudo -u postgres dropdb {chat.database.name}` removes them."
+        ]
     for point in points:
         console.print(point, highlight=False, soft_wrap=True)
     return EXIT_OK

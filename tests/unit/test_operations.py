@@ -41,7 +41,7 @@ from flexi.operations.packages import (
     updated,
 )
 from flexi.operations.rebooting import reboot_permitted, rebooted
-from flexi.operations.retiring import retired, sources_retired
+from flexi.operations.retiring import retired, sources_retired, unmasked
 from flexi.operations.system import validated_file
 from flexi.plan.maintenance import parse
 from flexi.plan.model import DriverPlan, InstancePlan, MaintenancePlan
@@ -741,3 +741,19 @@ def test_a_stamp_is_the_same_where_a_missing_file_would_end_the_shell(tmp_path: 
             ["sh", "-c", stamp_digest_command([str(there)])], capture_output=True, text=True, check=True
         ).stdout
     )
+
+
+@pytest.mark.parametrize(
+    ("chat", "target", "lifted"),
+    [(True, "/dev/null", True), (True, "/srv/apache2.service", False), (False, "/dev/null", False)],
+)
+def test_only_our_own_mask_is_lifted(chat: bool, target: str, lifted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Here:
+        def get_fact(self, fact: type, path: str) -> object:
+            return {"link_target": target} if fact.__name__ == "Link" else {"size": 1} if chat else None
+
+        def noop(self, why: str) -> None: ...
+
+    monkeypatch.setattr("flexi.operations.retiring.host", Here())
+    commands = [str(command) for command in unmasked._inner(path="/etc/systemd/system/a.service", only_with="/m")]
+    assert commands == (["rm -f /etc/systemd/system/a.service", "systemctl daemon-reload"] if lifted else [])

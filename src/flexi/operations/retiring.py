@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 
 from pyinfra import host
 from pyinfra.api import FunctionCommand, QuoteString, StringCommand, operation
-from pyinfra.facts.files import File
+from pyinfra.facts.files import File, Link
 
 from flexi.facts import AptSourceFiles, Paths, UnitNames
 from flexi.operations.draining import Interruption, drain
@@ -57,3 +57,15 @@ def forgotten(patterns: Sequence[str]) -> Generator[StringCommand, None, None]:
     yield StringCommand("sh", "-c", QuoteString(removal(there)))
     if any(path.startswith("/etc/systemd/") for path in there):
         yield StringCommand("systemctl", "daemon-reload")
+
+
+@operation()
+def unmasked(path: str, only_with: str) -> Generator[StringCommand, None, None]:
+    """Lift the mask of the unit at `path`, where it is one: a link to /dev/null. Only where the file `only_with` shows
+    that flexi put it there."""
+    link = host.get_fact(Link, path=path) if host.get_fact(File, path=only_with) else None
+    if not link or link["link_target"] != "/dev/null":
+        host.noop("flexi did not mask it")
+        return
+    yield StringCommand("rm", "-f", QuoteString(path))
+    yield StringCommand("systemctl", "daemon-reload")
