@@ -144,7 +144,7 @@ def test_what_is_killed_in_the_middle_of_an_answer_loses_no_message(student: Per
     student.start(question)
     killed = site.ssh("gateway", f"sudo systemctl kill -s KILL {unit}")
     assert killed.status == 0, killed.text
-    until(lambda: _answers(student), 90, f"the chat is back after {unit} was killed")
+    until(lambda: _answers(student), 180, f"the chat is back after {unit} was killed")
     student.page.goto(student.url)
     student.at_the_chat()
     kept = student.messages()
