@@ -2,7 +2,8 @@
 
     state              what there is, as JSON (courses_wanted.py has its shape)
     converge           make it what is wanted: a line of JSON for each step; exit status 1 and the reasons where
-                       something could not be done (`waits`: another run may do it). --unless-busy: do nothing where another run is under way
+                       something could not be done (`waits`: another run may do it). --unless-busy: do nothing where
+                       another run is under way
     ask COURSE         one question, on standard input, to a bot: the answer's pieces and its sources, a line of JSON
                        for each
 
