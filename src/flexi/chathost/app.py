@@ -3,7 +3,7 @@
 Environment, beside Open WebUI's own; without the first four it does not start:
 
     FLEXI_AGREEMENT     folder with the agreement's texts, or `none`
-    FLEXI_LANGUAGE      the page's language where a browser asks for neither: de, en
+    FLEXI_LANGUAGE      the agreement's where a browser asks for neither: de, en
     FLEXI_PASSWORDS     `true` where accounts of the chat's own may sign in, or a web server in front says who comes
     FLEXI_ADMINS        mail addresses of those who may manage the chat, with commas between; may be empty
     FLEXI_PROOF         what the web server shows that says who comes; needed where the trusted headers are set

@@ -67,7 +67,10 @@ class Chat(Section):
         examples=["logo.png"],
     )
     language: Literal["de", "en"] = Field(
-        default="de", description="The page's language where a browser asks for neither.", examples=["de"]
+        default="de",
+        description="Language of the agreement where a browser asks for neither, and of bots that name none. The page "
+        "itself speaks the browser's.",
+        examples=["de"],
     )
     models: ModelSelection = Field(
         default="all",
