@@ -30,6 +30,9 @@ class FakeWebui:
         self.embedded: list[str] = []
         self.limit: int | None = None
         self.embedding = True
+        self.length = 768
+        """Of the embedding model's vectors; a collection has those of one length."""
+        self.lengths: dict[str, int] = {}
         self.refuse = 0
         """How many files go into no knowledge."""
         self._last = 0
@@ -165,8 +168,11 @@ class FakeWebui:
             raise WebuiError(400, EMPTY)
         if not self.embedding:
             raise WebuiError(400, "Ollama embed error (503): no instance has the model")
+        if self.lengths.setdefault(collection, self.length) != self.length:
+            raise WebuiError(400, f"Collection expecting embedding with dimension of {self.lengths[collection]}")
         self.embedded.append(text)
         self.vectors.append((collection, file, hashlib.sha256(text.encode()).hexdigest()))
 
     def _drop(self, collection: str) -> None:
+        self.lengths.pop(collection, None)
         self.vectors = [each for each in self.vectors if each[0] != collection]

@@ -225,9 +225,9 @@ def grant(kind: str, who: str) -> dict[str, str]:
 
 def test_another_embedding_model_indexes_everything_anew(chat: Chat) -> None:
     chat.converge()
-    chat.wanted["index"] = "bge-m3"
+    chat.wanted["index"], chat.webui.length = "bge-m3", 1024
     assert [step.split(": ")[1].split(" ")[0:2] for step in chat.steps()] == [["index", "anew"]] * 3
-    chat.converge()
+    assert chat.converge().problems == []
     chat.check()
 
 

@@ -177,6 +177,7 @@ class Converge:
                 "access_grants": self._grants(wanted["access"]),
             }
             rows.knowledge = self.webui.post("/api/v1/knowledge/create", form)
+        self._forget_another_models_index(name, rows)
         whole = True
         for step in steps:
             if step.what in ("index", "index anew", "take out"):
@@ -186,6 +187,14 @@ class Converge:
             self._try(bots[0])
         elif bots:
             self.problems.append(f"{name}: the bot waits until all its material is indexed")
+
+    def _forget_another_models_index(self, course: str, rows: CourseRows) -> None:
+        """A knowledge takes vectors of one length, and questions are embedded by the model that is wanted now: what
+        another one indexed finds nothing any more, and is in the way."""
+        assert rows.knowledge is not None
+        if any(file.course == course and file.index != self.wanted["index"] for file in rows.files):
+            self.webui.post(f"/api/v1/knowledge/{rows.knowledge['id']}/reset")
+            rows.files = []
 
     def _bring(self, course: str, name: str) -> None:
         rows = self._state.courses[course]
