@@ -22,6 +22,7 @@ from flexi.lab.topology import FLOATING
 
 SECOND = "gateway-2"
 NAME = "flexi.lab.test"
+CHAT = f"chat.{NAME}"
 MODEL = "phi3:3.8b"
 MOVED_WITHIN_S = 10
 """Two failed looks, a second each, and VRRP's own wait; a busy computer takes its time."""
@@ -39,7 +40,7 @@ def certificate(directory: Path) -> int:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=90))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(NAME)]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(NAME), x509.DNSName(CHAT)]), critical=False)
         .sign(key, hashes.SHA256())
     )
     (directory / "pair.pem").write_bytes(made.public_bytes(Encoding.PEM))
