@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import uuid
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -24,6 +25,8 @@ MODEL = "phi3:3.8b"
 BOT = "course-night-sky"
 """Its group, below, has nobody in it until a directory says so."""
 GROUP = "night-sky-2026"
+NEW = f"2027-{uuid.uuid4().hex[:6]}"
+"""Another version of the agreement, also in a lab that these tests have seen before."""
 QUESTION = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "stream": False}
 MODELS = (
     ("POST", "/api/chat/completions"),
@@ -224,7 +227,7 @@ def people(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dir
     (here / "apache.conf").write_text(APACHE)
     (here / "ldap.secret").write_text(f"{READERS_PASSWORD}\n")
     text = (
-        site.file.read_text().replace('version: "2026-10"', 'version: "2027-04"')
+        site.file.read_text().replace('version: "2026-10"', f'version: "{NEW}"')
         + f"""
   sign_in:
     local: false
@@ -243,7 +246,7 @@ def people(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dir
     trusted_headers: {{apache: apache.conf, groups: isMemberOf}}
 """
     )
-    assert "2027-04" in text
+    assert NEW in text
     file = another(site, text, "sign-in")
     name = f"{SERVICES_ADDRESS} {LDAP_NAME}"
     try:
@@ -357,7 +360,7 @@ def test_another_version_of_the_agreement_is_asked_for_again(site: Site) -> None
     person, answer = by_header(site, f"{student}|Student|")
     assert answer.status_code == 200, answer.text
     assert person.must_agree()
-    assert "2027-04" in person.http.get(AGREEMENT).text
+    assert NEW in person.http.get(AGREEMENT).text
     person.agree()
     assert not person.must_agree()
-    assert {row["version"] for row in agreements(site) if row["mail"] == student} >= {"2027-04"}
+    assert {row["version"] for row in agreements(site) if row["mail"] == student} >= {NEW}
