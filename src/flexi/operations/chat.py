@@ -49,15 +49,16 @@ def _text(content: str, dest: str) -> StringCommand:
 
 def venv_script(plan: ChatHostPlan, root: str = RELEASES) -> str:
     """The POSIX shell script that makes a release's venv below `root`, where its locks lie; status 1 if it cannot."""
-    parts = urlsplit(plan.index)
+    parts = urlsplit(plan.index or "")
     trusted = f"--trusted-host {shlex.quote(parts.netloc)}" if parts.scheme == "http" else ""
+    index = shlex.quote(plan.index) if plan.index else ""
     return _VENV.format(
         root=root,
         release=shlex.quote(plan.release),
         version=shlex.quote(plan.version),
         python=shlex.quote(plan.python),
-        index=shlex.quote(plan.index),
-        trusted=trusted,
+        pip_index=f"-i {index} {trusted}" if index else "",
+        uv_index=f"--default-index {index}" if index else "",
         mark=ChatReleases.mark,
     ).strip()
 
@@ -70,11 +71,11 @@ release={release}
 rm -rf .tools .cache "$release"
 export HOME={root}/.cache PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CONFIG_FILE=/dev/null
 {python} -m venv .tools
-.tools/bin/pip install -q --no-cache-dir --only-binary :all: --require-hashes -i {index} {trusted} -r uv.lock
+.tools/bin/pip install -q --no-cache-dir --only-binary :all: --require-hashes {pip_index} -r uv.lock
 export UV_CACHE_DIR={root}/.cache UV_PYTHON_DOWNLOADS=never UV_NO_CONFIG=1 UV_NO_PROGRESS=1
 .tools/bin/uv venv -q --python {python} "$release"
 .tools/bin/uv pip install -q --python "$release/bin/python" --no-deps --only-binary :all: --require-hashes \\
-  --compile-bytecode --default-index {index} -r packages.lock
+  --compile-bytecode {uv_index} -r packages.lock
 got=$("$release/bin/python" -c 'from importlib.metadata import version; print(version("open-webui"))')
 [ "$got" = {version} ] || {{ echo "the packages are of Open WebUI $got, wanted {version}" >&2; exit 1; }}
 sha256sum packages.lock | cut -d' ' -f1 >"$release/{mark}.new"

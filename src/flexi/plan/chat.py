@@ -40,7 +40,6 @@ _DIGESTS = {version: hashlib.sha256(chat_lock(version).encode()).hexdigest()[:8]
 CONNECTIONS = 1500
 """Connections of browsers at once. One with the page open holds one (HTTP/2, or a WebSocket) to six (HTTP/1.1)."""
 
-PYPI = "https://pypi.org/simple"
 CHAT_CLASS = ClassPlan(
     name=CHAT_CONSUMER,
     models=None,
@@ -133,7 +132,7 @@ def chat_host(site: Site, name: str) -> ChatHostPlan | None:
         packages=python.packages,
         front_packages=("apache2",) if plan.sign_in.trusted_headers else (),
         python=python.path,
-        index=site.content.mirrors.pypi or PYPI,
+        index=site.content.mirrors.pypi,
         version=plan.version,
         release=f"{plan.version}-{_DIGESTS[plan.version]}",
         gateway_url=gateway_url,

@@ -169,8 +169,8 @@ class ChatHostPlan(Frozen):
     packages: tuple[str, ...]
     python: str
     """Path of the interpreter that runs it: 3.11 or 3.12."""
-    index: str
-    """The package index (simple repository API, PEP 503)."""
+    index: str | None
+    """The package index (simple repository API, PEP 503); None: the one that pip and uv know."""
     version: str
     release: str
     """Name of its directory: the version, and the beginning of its lock's digest."""

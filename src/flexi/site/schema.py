@@ -145,8 +145,7 @@ class Mirrors(Section):
     )
     pypi: Url | None = Field(
         default=None,
-        description="Package index that the chat's Python packages come from (simple repository API). Default: "
-        "pypi.org.",
+        description="Package index that the chat's Python packages come from (simple repository API). Default: PyPI.",
         examples=["https://mirror.example.edu/pypi/simple"],
     )
 
