@@ -212,7 +212,7 @@ class Gate:
         )
 
     async def _own(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._pages is None or scope["type"] != "http" or scope["path"] == WHO:
+        if self._pages is None or scope["type"] != "http":
             await refuse(scope, send, 404, "Not found")
             return
         caller = await self._who(scope)
