@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 import httpx
-from lab_site import Site
+from lab_site import Site, until
 
 AGREEMENT = "/flexi/agreement"
 
@@ -35,6 +35,8 @@ class Member:
     def sign_in(self) -> None:
         self._http.cookies.clear()
         self._http.headers.pop("Authorization", None)
+        # A chat that was just started is known to its host at once, to the gateway with its next look.
+        until(lambda: self._http.get("/api/version").status_code != 503, 30, "the gateway leads to the chat")
         answer = self._http.post("/api/v1/auths/signin", json={"email": self.mail, "password": self._password})
         assert answer.status_code == 200, answer.text
         self._http.headers["Authorization"] = f"Bearer {answer.json()['token']}"
