@@ -27,6 +27,7 @@ from roles.gateway import certificate, failover, ledger
 from roles.users import service_user
 
 CERTIFICATE = f"{MAPS}/gateway.pem"
+PLACES = f"{MAPS}/places.lua"
 CHAT_AWAY = f"{MAPS}/chat-away.html"
 HAPROXY = "/etc/haproxy/haproxy.cfg"
 CATALOGUE = "/etc/flexi/catalogue.json"
@@ -76,6 +77,12 @@ def install(plan: Plan, package: OperationMeta) -> None:
         )
         for table in host.loop(("dialects.map", "dialects-end.map"))
     ]
+    places = files.put(
+        name="Write how HAProxy waits for a consumer's place",
+        src="templates/gateway/places.lua",
+        dest=PLACES,
+        mode="0644",
+    )
     keys = files.put(
         name="Write the consumers' keys (hashes only)",
         src=StringIO(keys_map(gateway.consumers)),
@@ -103,7 +110,8 @@ def install(plan: Plan, package: OperationMeta) -> None:
         content=render("gateway/haproxy.cfg.j2", gateway=gateway, here=here, name=host.name, maps=MAPS),
         check="haproxy -c -q -f {}",
     )
-    inputs = [HAPROXY, *(f"{MAPS}/{table}" for table in ("dialects.map", "dialects-end.map", "local.map", "chat.map"))]
+    tables = ("dialects.map", "dialects-end.map", "local.map", "chat.map")
+    inputs = [HAPROXY, PLACES, *(f"{MAPS}/{table}" for table in tables)]
     if gateway.chat:
         inputs.append(CHAT_AWAY)
     if gateway.tls and not gateway.tls.acme:
@@ -114,7 +122,7 @@ def install(plan: Plan, package: OperationMeta) -> None:
         what="haproxy.service",
         inputs=inputs,
         command=f"/usr/bin/python3 {PACKAGE} haproxy-reload",
-        after=[config, *away, *dialects, health, chat, *certificates],
+        after=[config, *away, *dialects, places, health, chat, *certificates],
     )
     systemd.service(name="Start HAProxy", service="haproxy.service", running=True, enabled=True)
     applied(

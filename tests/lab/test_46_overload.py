@@ -28,6 +28,8 @@ MODEL = "phi3:3.8b"
 CHANGES, RELOADS = 975, 25
 """Together the thousand changes under streams; keys change 39 times between two reloads."""
 AVOIDED_S = 5.0
+FEW = 16
+"""Requests at once of the class `few`."""
 ANSWER_S = 120.0
 
 
@@ -45,14 +47,15 @@ class Elsewhere(Site):
 @pytest.fixture(scope="module")
 def crowd(site: Site) -> Iterator[Site]:
     """Both servers with the same models, and consumers who may have many requests at once."""
-    ordinary, roomy = "name: flexi.pair.test}", "name: flexi.pair.test, classes: {default: {at_once: 1000}}}"
+    ordinary = "name: flexi.pair.test}"
+    roomy = f"name: flexi.pair.test, classes: {{default: {{at_once: 1000}}, few: {{at_once: {FEW}}}}}}}"
     assert ordinary in pair()
     path = another(site, pair().replace(ordinary, roomy), "crowd")
     with KeysStore(load_site(path)) as store:
-        other = store.add("other")
+        other, few = store.add("other"), store.add("few", "few")
     done = flexi("deploy", str(path), timeout_s=900)
     assert done.status == 0, done.text[-3000:]
-    yield Elsewhere(site.lab, site.env | {"OTHER": other}, path)
+    yield Elsewhere(site.lab, site.env | {"OTHER": other, "FEW": few}, path)
     site.back_to()
 
 
@@ -231,6 +234,36 @@ def test_requests_of_one_consumer_are_served_in_turn(crowd: Site, figure: Figure
     median = statistics.median(took)
     figure(f"12 clients on 4 places: the longest of {len(took)} took {max(took):.1f} s, half of them {median:.1f} s")
     assert max(took) <= 2 * median
+
+
+# -- as many as are allowed -------------------------------------------------------------------------------------------
+
+
+def test_who_asks_again_with_the_answer_has_the_place_of_the_request_before(crowd: Site, figure: Figure) -> None:
+    """As many clients as the class allows at once, each on a new connection as soon as its answer is whole. HAProxy by
+    itself frees a place a moment later, and refuses some (3 in 1000 on a machine that is busy)."""
+    few = Site(crowd.lab, crowd.env | {"FLEXI_API_KEY": crowd.env["FEW"]})
+    with Crowd(few, clients=FEW, tokens=1) as clients:
+        until(lambda: len(clients.asked) >= 1000, 60, "a thousand requests")
+    figure(f"{FEW} clients, {FEW} allowed: {len(clients.asked)} requests, {len(failures(clients.asked))} refused")
+    assert failures(clients.asked) == []
+
+
+def test_one_more_than_allowed_is_refused_soon(crowd: Site, figure: Figure) -> None:
+    """None of them ends in the time that one may wait for a place."""
+    together = [Asked(time.monotonic()) for _ in range(FEW + 1)]
+    threads = [threading.Thread(target=ask, args=(crowd, crowd.env["FEW"], 300, asked)) for asked in together]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    refused = [asked for asked in together if asked.outcome != "ok"]
+    assert len(refused) == 1, failures(together)
+    assert refused[0].outcome.startswith(f'status 429: {{"error":"{FEW} requests at once are allowed')
+    seconds = (refused[0].end or 0) - refused[0].start
+    figure(f"one more than the {FEW} that are allowed: refused after {seconds:.2f} s")
+    # A quarter of a second (templates/gateway/places.lua), on a machine with more to do.
+    assert seconds < 2
 
 
 # -- changes under streams --------------------------------------------------------------------------------------------
