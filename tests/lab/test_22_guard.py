@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from fuzz.wire import Response, parse
 from lab_site import Figure, Site, until
 
 NARROW = "phi3:3.8b"
@@ -74,6 +75,47 @@ def posted(site: Site, path: str, body: str, *options: str) -> tuple[str, str]:
     done = subprocess.run(argv, input=body, capture_output=True, text=True, check=True)
     answer, _, status = done.stdout.rpartition("\n")
     return status, answer
+
+
+def broken_chunk(site: Site, path: str) -> Response:
+    """The answer to a body that is no chunk, behind a head that was taken."""
+    parts = urlsplit(site.url)
+    head = f"POST {path} HTTP/1.1\r\nHost: flexi\r\nAuthorization: Bearer {site.key}\r\nTransfer-Encoding: chunked\r\n"
+    with socket.create_connection((parts.hostname or "", parts.port or 80), timeout=20) as connection:
+        connection.sendall(head.encode() + b"Expect: 100-continue\r\n\r\n")
+        told = connection.recv(1000)
+        assert b" 100 " in told, told
+        connection.sendall(b"no chunk\r\n")
+        data = b""
+        while piece := connection.recv(65536):
+            data += piece
+    (response,) = parse(data)
+    return response
+
+
+def test_what_haproxy_itself_has_to_say_is_json_in_the_dialect_of_the_path(site: Site) -> None:
+    """Shapes as in Ollama 0.24.0: server/routes.go, openai/openai.go, anthropic/anthropic.go."""
+    found = {path: broken_chunk(site, path) for path in ("/api/chat", "/v1/chat/completions", "/v1/messages")}
+    assert {response.status for response in found.values()} == {400}
+    errors = {path: json.loads(response.body) for path, response in found.items()}
+    assert "not understood" in errors["/api/chat"]["error"]
+    assert errors["/v1/chat/completions"]["error"]["code"] == "bad_request"
+    assert errors["/v1/messages"]["type"] == "error"
+    status, text = site.curl("/", None, "-X", "OPTIONS", "--request-target", "*")
+    assert status == 404
+    assert "nothing at this path" in json.loads(text)["error"]
+
+
+def test_a_list_without_the_catalogue_is_an_error_in_json(site: Site) -> None:
+    site.ssh("gateway", "sudo systemctl stop flexi-catalogue")
+    try:
+        answers = {path: site.curl(path) for path in ("/api/tags", "/v1/models")}
+    finally:
+        site.ssh("gateway", "sudo systemctl start flexi-catalogue")
+    assert {status for status, _ in answers.values()} == {503}
+    assert "try again" in json.loads(answers["/api/tags"][1])["error"]
+    assert json.loads(answers["/v1/models"][1])["error"]["code"] == "gateway_down"
+    until(lambda: site.curl("/api/tags")[0] == 200, 20, "the catalogue is back")
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked", "expect"])

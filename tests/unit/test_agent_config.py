@@ -151,6 +151,11 @@ def test_for_ever_is_after_2100_and_what_cannot_be_read_is_left_alone() -> None:
 
 def test_names() -> None:
     assert full_name("Mistral") == "mistral:latest"
+    # types/model/name.go: registry.ollama.ai and library are what a name leaves out; one part before it is a namespace.
+    assert full_name("library/Mistral") == full_name("registry.ollama.ai/Library/mistral:latest") == "mistral:latest"
+    assert full_name("registry.ollama.ai/me/mistral") == "me/mistral:latest"
+    assert full_name("registry.ollama.ai/mistral") == "registry.ollama.ai/mistral:latest"
+    assert full_name("other.org/library/mistral:1") == "other.org/library/mistral:1"
     assert full_name("10.0.0.1:5000/library/llama3") == "10.0.0.1:5000/library/llama3:latest"
     assert (namespace("llama3:8b"), namespace("hub.example/me/llama3:8b"), namespace("me/x")) == ("library", "me", "me")
 

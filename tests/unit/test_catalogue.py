@@ -82,8 +82,17 @@ def test_openais_list_and_model() -> None:
     )
     assert body("/v1/models/gpt-4") == (
         404,
-        {"error": {"message": "model 'gpt-4' not found", "type": "not_found_error", "param": None, "code": None}},
+        {
+            "error": {
+                "message": "model 'gpt-4' not found; GET /v1/models lists what there is",
+                "type": "not_found_error",
+                "param": None,
+                "code": "model_not_found",
+            }
+        },
     )
+    for name in ("library/llama3:8b", "registry.ollama.ai%2Flibrary/LLAMA3:8b"):
+        assert body(f"/v1/models/{name}")[0] == 200
     assert body("/v1/models/mirror:5000/library/x:1")[0] == 404
 
 
@@ -104,7 +113,16 @@ def test_lists_of_a_site_without_an_instance_that_answers() -> None:
 @pytest.mark.parametrize("path", ["/", "/api/show", "/api/tags/", "/v1/models/", "/v1", "//api/tags", "/api/tags%00"])
 def test_nothing_else_is_there(path: str) -> None:
     answer = reply(path, [A], MODELS, ALIASES)
-    assert (answer.status, answer.kind, answer.body) == (404, "text/plain", b"404 page not found")
+    assert (answer.status, answer.kind) == (404, "application/json")
+    error = json.loads(answer.body)["error"]
+    words = error["message"] if path.startswith("/v1/") else error
+    assert "GET /v1/models lists the models" in words
+
+
+def test_what_a_client_sent_is_repeated_in_part_and_in_letters_that_show() -> None:
+    status, answer = body("/v1/models/%1b%00" + 5000 * "a")
+    assert status == 404
+    assert answer["error"]["message"] == f"model '??{78 * 'a'}…' not found; GET /v1/models lists what there is"
 
 
 QUICK = Timeouts(answer_s=0.2, store_s=0.2)
@@ -190,8 +208,8 @@ def test_one_connection_serves_many_requests_and_head_has_no_body(
     assert get(connection, "/api/tags", "HEAD") == (200, b"")
     assert get(connection, "/api/tags?x=1") == (200, b'{"models":[]}')
     assert connection.sock is kept
-    assert get(connection, "/api/generate", "POST")[0] == 404
-    assert get(connection, "/api/tags", "DELETE")[0] == 404
+    assert get(connection, "/api/generate", "POST")[0] == 405
+    assert get(connection, "/api/tags", "DELETE")[0] == 405
     connection.request("POST", "/api/tags", b'{"a":1}')
     response = connection.getresponse()
-    assert (response.status, response.getheader("Connection")) == (404, "close")
+    assert (response.status, response.getheader("Connection")) == (405, "close")

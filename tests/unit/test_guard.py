@@ -151,6 +151,7 @@ def test_who_waits_for_leave_to_send_gets_it(guard: Guard) -> None:
         (request(b"{"), 400, "not the JSON"),
         (request(b""), 400, "not the JSON"),
         (request(b'{"model":"gpt-5"}'), 404, "not found"),
+        (request(b"\x1f\x8b", headers={"Content-Encoding": "GZIP"}), 415, "compressed (gzip)"),
         (request(BODY, path="/api/pull"), 404, "nothing at"),
         (request(BODY, headers={"X-Flexi-Consumer": ""}), 401, "API key"),
         (request(BODY, headers={"X-Flexi-Class": "x"}), 403, "class x"),
@@ -172,6 +173,7 @@ def test_who_waits_for_leave_to_send_gets_it(guard: Guard) -> None:
         (request(b"", chunked=True) + b"100001\r\n", 413, "1 MiB"),
         (request(b"", chunked=True) + b"0\r\n" + b"x: y\r\n" * 5000, 400, "does not end"),
         (request(b"x" * (2**20 + 1)), 413, "1 MiB"),
+        (request(b"x" * (2**16 + 1), path="/api/show"), 413, "64 KiB"),
         (b"POST /api/chat HTTP/1.1\r\n" + b"x: y\r\n" * 20_000, 400, "does not end"),
     ],
 )

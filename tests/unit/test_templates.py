@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from types import SimpleNamespace
 
@@ -195,6 +196,43 @@ def test_every_error_of_the_inner_front_end_says_that_it_is_haproxys() -> None:
     assert said >= {"400", "408", "500", "502", "503", "504"}
     refusals = [line for lines in sections(haproxy()).values() for line in lines if 'string "failed"' in line]
     assert all("X-Flexi-Failed" in line for line in refusals)
+
+
+ERRORS = re.compile(r'http-error status (\d+) content-type "application/json"(?: hdr \S+ \S+)* lf-string "(.*)\\n"')
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/", "/v1/messages"])
+def test_haproxys_own_errors_have_the_dialect_of_the_path(path: str) -> None:
+    """The codes: 2.4's manual, http-error, of those that HAProxy makes without being told to."""
+    maps = [(ROOT / f"templates/gateway/{name}.map").read_text().splitlines() for name in ("dialects", "dialects-end")]
+    opened, closed = (dict(line.split(" ", 1) for line in lines)[path] for lines in maps)
+    errors = [found for line in sections(haproxy())["frontend api"] if (found := ERRORS.fullmatch(line))]
+    assert {found[1] for found in errors} == {"400", "408", "500", "502", "503", "504"}
+    for found in errors:
+        code = re.search(r"%\[var\(txn.close\),regsub\(refused,(\w+)\)\]$", found[2])
+        assert code is not None
+        words = found[2].removeprefix("%[var(txn.open)]").removesuffix(code[0])
+        error = json.loads(opened + words + closed.replace("refused", code[1]))["error"]
+        assert words == (error if path == "/" else error["message"])
+        assert path != "/v1/" or error["code"] == code[1]
+        assert ";" in words, "no remedy"
+
+
+def test_what_asks_for_no_path_gets_json_too() -> None:
+    """`OPTIONS *`: HAProxy's `path` finds nothing there, and a rule that finds nothing leaves a variable as it was."""
+    edge = sections(haproxy())["frontend api"]
+    first = [next(line for line in edge if f"set-var(txn.{end})" in line) for end in ("open", "close")]
+    assert [line.split()[2].split(",")[0] for line in first] == ["str(/)", "str(/)"]
+
+
+def test_the_chats_errors_are_its_own() -> None:
+    """What a back end does not say is said by the front end, and the API's words are no page."""
+    config = sections(haproxy(GATEWAY.model_copy(update={"chat": CHAT})))
+    said = {
+        name: {line.split()[2] for line in config[name] if line.startswith("http-error status")}
+        for name in ("frontend api", "backend chat")
+    }
+    assert said["backend chat"] >= said["frontend api"]
 
 
 def test_without_anonymous_paths_nothing_is_anonymous() -> None:

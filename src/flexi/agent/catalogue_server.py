@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
-from . import catalogue, systemd
+from . import catalogue, guard_dialect, systemd
 from .catalogue import Collector, Snapshot
 from .catalogue_config import CatalogueConfig
+from .guard_dialect import Refusal, shown
 from .names import full_name
 from .ollama import Ollama, Timeouts
 
@@ -44,7 +45,7 @@ def reply(path: str, snapshots: Sequence[Snapshot], models: Sequence[str], alias
     if path == "/api/version":
         version = catalogue.lowest_version(snapshots)
         if version is None:
-            return _gin(503, {"error": "no instance has answered yet"})
+            return _refused(path, 503, "model_unavailable", "no instance has answered yet; try again in 10 s")
         return _gin(200, {"version": version})
     if path == "/v1/models":
         entries = catalogue.merged_tags(snapshots, models)
@@ -55,10 +56,14 @@ def reply(path: str, snapshots: Sequence[Snapshot], models: Sequence[str], alias
         for entry in catalogue.merged_tags(snapshots, models):
             if full_name(str(entry["name"])) == wanted:
                 return _openai(200, catalogue.openai_model(entry, name))
-        message = f"model '{name}' not found"
-        error = {"message": message, "type": "not_found_error", "param": None, "code": None}
-        return _openai(404, {"error": error})
-    return Reply(404, "text/plain", "404 page not found")
+        message = f"model '{shown(name)}' not found; GET /v1/models lists what there is"
+        return _refused(path, 404, "model_not_found", message)
+    return _refused(path, 404, "not_found", "there is nothing at this path; GET /v1/models lists the models")
+
+
+def _refused(path: str, status: int, code: str, message: str) -> Reply:
+    error = guard_dialect.error(path, Refusal(status, code, message))
+    return Reply(status, JSON, json.dumps(error, separators=(",", ":"), ensure_ascii=False) + "\n")
 
 
 def _gin(status: int, value: object) -> Reply:
@@ -105,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _refuse(self) -> None:
         # The body of such a request is not read, so the connection cannot serve another one.
         self.close_connection = True
-        self._send(Reply(404, "text/plain", "404 page not found"), with_body=True)
+        self._send(_refused(self.path, 405, "method_not_allowed", "this path takes GET"), with_body=True)
 
     do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _refuse  # noqa: N815
 

@@ -9,10 +9,10 @@ import json
 import re
 from dataclasses import dataclass
 
-_OPENAI_TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error"}
-_OPENAI_TYPES |= {404: "not_found_error", 413: "invalid_request_error", 429: "rate_limit_error"}
-_ANTHROPIC_TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error"}
-_ANTHROPIC_TYPES |= {404: "not_found_error", 413: "request_too_large", 429: "rate_limit_error", 503: "overloaded_error"}
+_TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
+_TYPES |= {415: "invalid_request_error", 429: "rate_limit_error"}
+_OPENAI_TYPES = _TYPES | {413: "invalid_request_error"}
+_ANTHROPIC_TYPES = _TYPES | {413: "request_too_large", 503: "overloaded_error"}
 
 _PLACES = re.compile(
     r"""[a-z][a-z0-9+.-]*://[^\s"']+           # a URL
@@ -24,6 +24,7 @@ _PLACES = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 MAX_WORDS = 500
+MAX_SHOWN = 80
 
 REASONS = {
     400: "Bad Request",
@@ -33,6 +34,7 @@ REASONS = {
     405: "Method Not Allowed",
     408: "Request Timeout",
     413: "Payload Too Large",
+    415: "Unsupported Media Type",
     500: "Internal Server Error",
     502: "Bad Gateway",
     503: "Service Unavailable",
@@ -59,6 +61,12 @@ def response(path: str, refusal: Refusal) -> bytes:
         f"Content-Length: {len(body)}\r\n{retry}Connection: close\r\n\r\n"
     )
     return head.encode("ascii") + body
+
+
+def shown(text: str) -> str:
+    """What a client has sent, as an error may repeat it."""
+    cut = text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…"
+    return "".join(character if character.isprintable() else "?" for character in cut)
 
 
 def instance_error(status: int, body: bytes, model: str) -> Refusal:

@@ -36,6 +36,9 @@ LINGER_S = 10.0
 """How long the rest of a refused body is read and thrown away: closed at once, the connection would break under the
 edge before it has read why."""
 MAX_ERROR_BYTES = 64 * 1024
+MAX_SHOW_BYTES = 64 * 1024
+"""The largest body of /api/show: a name and little else. A site may open it to strangers, and 32 MiB of JSON that were
+made for it keep a worker busy for seconds (28 MiB of small objects: 2 s)."""
 LOWEST_PRIORITY = 2047
 """HAProxy's bounds of set-priority-class; what is outside of them it cuts."""
 
@@ -109,6 +112,7 @@ class Exchange:
         self._head_bytes = bytearray()
         self._head: Head | None = None
         self._body: Body | None = None
+        self._limit = self.config.body_limit_bytes
         self._upstream: Upstream | None = None
         self._held = 0
         self._order: guard_policy.Order | None = None
@@ -150,7 +154,7 @@ class Exchange:
         except BadHttp as error:
             self._refuse(Refusal(400, "bad_request", f"the request is not understood: {error}"))
         except TooLarge:
-            self._refuse(_too_large(self.config))
+            self._refuse(_too_large(self._limit))
 
     def lost(self) -> None:
         # Also where HAProxy has ended its side only: it does so when its client is gone (option abortonclose).
@@ -210,8 +214,14 @@ class Exchange:
             raise BadHttp("no version of HTTP that is known")
         if method != "POST":
             raise Refusal(405, "method_not_allowed", "this path takes POST")
+        encoding = head.headers.get("content-encoding", "").lower()
+        if encoding not in ("", "identity"):
+            message = f"the body is compressed ({guard_dialect.shown(encoding)}); send it as it is"
+            raise Refusal(415, "encoding_not_supported", message)
         self._head = head
-        self._body = Body(head, self.config.body_limit_bytes)
+        if self._path == guard_policy.SHOW:
+            self._limit = min(self._limit, MAX_SHOW_BYTES)
+        self._body = Body(head, self._limit)
         if not rest and head.headers.get("expect", "").lower() == "100-continue":
             self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return rest
@@ -538,9 +548,9 @@ def _status(head: Head | None) -> int:
     return int(words[1])
 
 
-def _too_large(config: GuardConfig) -> Refusal:
-    limit = config.body_limit_bytes / 2**20
-    return Refusal(413, "body_too_large", f"the body is larger than the {limit:g} MiB that are allowed; send less")
+def _too_large(limit: int) -> Refusal:
+    allowed = f"{limit / 2**20:g} MiB" if limit >= 2**20 else f"{limit / 2**10:g} KiB"
+    return Refusal(413, "body_too_large", f"the body is larger than the {allowed} that are allowed; send less")
 
 
 def _ms(seconds: float) -> int:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from . import guard_body
 from .guard_config import ConsumerClass, GuardConfig, Model
-from .guard_dialect import Refusal
+from .guard_dialect import Refusal, shown
+from .names import short_name
 
 LOAD_OPTIONS = frozenset({"num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict"})
 """Options of a runner: a request whose values differ from the loaded model's has it loaded anew. Runner in api/types.go
@@ -28,7 +29,6 @@ _UNLOADING = ("/api/generate", "/api/chat")
 _STREAMS_UNASKED = ("/api/generate", "/api/chat")
 _ZERO = re.compile(r"[-+]?(0+(\.0*)?([nuµm]?s|m|h))+|[-+]?0")
 """A duration of nothing, as Go writes it."""
-MAX_SHOWN = 80
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Order:
 def judge(config: GuardConfig, path: str, consumer: str, class_name: str, body: bytes | bytearray) -> Order:
     """The order for an instance; Refusal where there is none."""
     if path not in config.paths:
-        raise Refusal(404, "not_found", f"there is nothing at {path[:MAX_SHOWN]}")
+        raise Refusal(404, "not_found", f"there is nothing at {shown(path)}")
     if not consumer and path != SHOW:
         raise Refusal(401, "invalid_api_key", "a valid API key is needed for this")
     fields = guard_body.parse(body)
@@ -72,10 +72,9 @@ def _model(config: GuardConfig, path: str, fields: Mapping[str, object]) -> Mode
         name = fields.get("name")  # ShowRequest's old field
     if not isinstance(name, str) or not name:
         raise Refusal(400, "model_missing", "the field model is missing: name one that GET /api/tags lists")
-    model = config.models.get(name.lower())
+    model = config.models.get(short_name(name))
     if model is None:
-        shown = name if len(name) <= MAX_SHOWN else name[:MAX_SHOWN] + "…"
-        message = f"model '{_printable(shown)}' not found; GET /api/tags lists what there is"
+        message = f"model '{shown(name)}' not found; GET /api/tags lists what there is"
         raise Refusal(404, "model_not_found", message)
     return model
 
@@ -133,7 +132,3 @@ def _unloads(fields: Mapping[str, object]) -> bool:
 def _streams(path: str, fields: Mapping[str, object]) -> bool:
     stream = fields.get("stream")
     return path in _STREAMS_UNASKED if stream is None else stream is True
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text)
