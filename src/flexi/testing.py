@@ -48,9 +48,11 @@ def run(tier: Tier, pytest_args: Sequence[str], console: Console) -> int:
     if tier is not Tier.QUICK and os.geteuid() != 0:
         raise InputError("the end-to-end tests make machines and networks and need root; ./flexi test quick does not")
     start = time.monotonic()
+    # Compiled once and kept: without it, each of some hundred processes compiles flexi and the tests anew.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     for command in steps(tier, pytest_args):
         console.print(f"$ {shlex.join([Path(command[0]).name, *command[1:]])}", highlight=False, soft_wrap=True)
-        done = subprocess.run(command, cwd=ROOT, check=False)
+        done = subprocess.run(command, cwd=ROOT, env=environment, check=False)
         if done.returncode != 0:
             return EXIT_FAILED
     console.print(f"{tier} tests passed in {time.monotonic() - start:.0f} s", highlight=False)

@@ -18,9 +18,10 @@ from typing import get_type_hints
 
 import pytest
 from model_host import KERNEL, File, ModelHost, answering
-from pyinfra.api import Config, Inventory, State, arguments
+from pyinfra.api import Config, Inventory, State, arguments, connectors
 from pyinfra.api.connect import connect_all
 from pyinfra.api.exceptions import PyinfraError
+from pyinfra.api.host import HostData
 from pyinfra.api.operations import run_ops
 from pyinfra.context import ctx_host, ctx_state
 
@@ -103,8 +104,19 @@ def deploy(monkeypatch: pytest.MonkeyPatch) -> Deploy:
     for."""
     monkeypatch.chdir(ROOT)
     monkeypatch.syspath_prepend(str(ROOT))
-    # pyinfra asks Python for them at every operation, and they never change: a third of these tests' time.
+    # What pyinfra asks for at every operation or host, and what never changes: most of these tests' time. The arguments
+    # of operations (_sudo) come from our scripts alone; that a host's data has none is found out in one step.
     monkeypatch.setattr(arguments, "get_type_hints", cache(get_type_hints))
+    monkeypatch.setattr("pyinfra.api.inventory.get_all_connectors", cache(connectors.get_all_connectors))
+    monkeypatch.setattr("pyinfra.api.inventory.get_execution_connectors", cache(connectors.get_execution_connectors))
+    look_up = HostData.__getattr__
+
+    def data(self: HostData, key: str) -> object:
+        if key in arguments.all_argument_meta:
+            raise AttributeError(key)
+        return look_up(self, key)
+
+    monkeypatch.setattr(HostData, "__getattr__", data)
 
     def run(
         plan: Plan, host: HostPlan, model: ModelHost, carry_out: bool = True, script: str = "deploy.py", **data: object
