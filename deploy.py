@@ -23,6 +23,8 @@ def change() -> None:
 mine = turn.number(site, plan.name)
 if plan.driver:
     driver.permit(plan, _sudo=True)
+if plan.chat:
+    chat.permit(site.chat, _sudo=True)
 bundle.install(plan, _sudo=True)
 base.install(plan, _sudo=True)
 firewall.install(plan, _sudo=True)

@@ -22,7 +22,7 @@ from flexi.operations.chat import (
     previous_chat,
 )
 from flexi.operations.packages import installed
-from flexi.plan.chat_model import AgreementPlan, ChatHostPlan
+from flexi.plan.chat_model import AgreementPlan, ChatHostPlan, ChatPlan
 from flexi.plan.chat_settings import DATA, PROGRAMS, environment_file
 from flexi.plan.chat_sign_in import AGREEMENT
 from flexi.plan.model import Plan
@@ -35,6 +35,12 @@ SERVICE = "flexi-chat.service"
 UNIT = f"/etc/systemd/system/{SERVICE}"
 LOGO = "/etc/flexi/chat-logo.png"
 AGREEMENT_FILES = tuple(f"{AGREEMENT}/{name}" for name in ("version", "de.md", "en.md"))
+
+
+@deploy("Chat")
+def permit(chat: ChatPlan) -> None:
+    """Before anything else."""
+    database.permit(chat)
 
 
 @deploy("Chat")
@@ -67,6 +73,7 @@ def install(site: Plan, plan: ChatHostPlan) -> None:
     switch = current_chat(name=f"Make Open WebUI {plan.version} the current release", release=plan.release)
     _restart([package, settings, *agreement, *given, logo, unit, switch])
     systemd.service(name="Start the chat", service=SERVICE, running=True, enabled=True)
+    database.note(site.chat)
     database.retire(plan.database)
     sign_in.front(site.chat, plan.front_packages)
     cleaning.clean()

@@ -1,13 +1,18 @@
 """What several processes of the chat share: PostgreSQL with pgvector, and a Redis for what one tells the other."""
 
+from io import StringIO
+
+from pyinfra import host
 from pyinfra.api import deploy
 from pyinfra.operations import files, systemd
 
+from flexi import chat_files
+from flexi.chat_place import place
 from flexi.operations.applying import applied
 from flexi.operations.chat_database import chats_stay_seen, database_made, redis_installed
 from flexi.operations.packages import installed
 from flexi.operations.retiring import retired
-from flexi.plan.chat_model import ChatDatabasePlan
+from flexi.plan.chat_model import ChatDatabasePlan, ChatPlan
 
 HEALING = "/etc/systemd/system/postgresql@.service.d/flexi.conf"
 REDIS = "flexi-chat-redis.service"
@@ -15,11 +20,24 @@ REDIS_UNIT = f"/etc/systemd/system/{REDIS}"
 
 
 @deploy("Chat's database")
+def permit(chat: ChatPlan) -> None:
+    """Before anything else: a host whose chats nobody would see any more is left as it is."""
+    chats_stay_seen(
+        name="See that no chats would be hidden", wanted=place(chat), left=str(host.data.get("leave_chats") or "")
+    )
+
+
+@deploy("Chat's database")
+def note(chat: ChatPlan) -> None:
+    """Once the chat runs with it."""
+    files.put(name="Note where the chats are", src=StringIO(f"{place(chat)}\n"), dest=chat_files.PLACE, mode="0644")
+
+
+@deploy("Chat's database")
 def prepare(plan: ChatDatabasePlan | None) -> None:
     """Everything that the chat needs before it starts with it. Nothing where SQLite will do."""
     if plan is None:
         return
-    chats_stay_seen(name="See that no chats would be hidden", database=plan.name)
     installed(name="Install what the chat's database needs", packages=plan.packages)
     if plan.server:
         _server(plan.name)

@@ -147,6 +147,9 @@ def plan(site: str, as_json: bool) -> None:
 @click.option("--allow-reboot", is_flag=True, help="Reboot hosts whose driver or kernel needs it, one after the other.")
 @click.option("--update", is_flag=True, help="Also bring driver and kernel to the newest of their branch.")
 @click.option("--accept-gpus", multiple=True, metavar="HOST", help="Take HOST's cards as they are: some were replaced.")
+@click.option(
+    "--leave-chats", default="", metavar="PLACE", help="Let the chat begin anew: its chats in PLACE stay there."
+)
 def deploy(
     site: str,
     dry: bool,
@@ -155,12 +158,13 @@ def deploy(
     allow_reboot: bool,
     update: bool,
     accept_gpus: tuple[str, ...],
+    leave_chats: str,
 ) -> None:
     """Make the hosts what the site file says. Running it again changes nothing."""
     path, what = load(site)
     with Bars(Console(stderr=True)) as bars:
         check_supplies(what, site, bars)
-    wish = deploying.Wish(limit, allow_reboot, update, accept_gpus)
+    wish = deploying.Wish(limit, allow_reboot, update, accept_gpus, leave_chats=leave_chats)
     sys.exit(deploying.deploy(what, path, out(), wish, dry=dry, wait=not no_wait))
 
 

@@ -47,6 +47,8 @@ class Wish:
     """Moodle makes itself another key."""
     chat: bool = False
     """Of a rollback: the chat's release, not Ollama's."""
+    leave_chats: str = ""
+    """Where the chats are that the page may begin without (flexi.chat_place)."""
 
     @property
     def data(self) -> list[str]:
@@ -54,15 +56,18 @@ class Wish:
         switches = {"allow_reboot": self.allow_reboot, "update": self.update, "purge": self.purge, "chat": self.chat}
         switches["new_key"] = self.new_key
         given = {**{key: "yes" for key, on in switches.items() if on}, "accept_gpus": ",".join(self.accept_gpus)}
+        given["leave_chats"] = self.leave_chats
         return [f"{key}={value}" for key, value in given.items() if value]
 
     def checked(self, plan: Plan) -> Wish:
-        """Itself; InputError where it names a host that the site does not have."""
+        """Itself; InputError where it names a host, or a chat's, that the site does not have."""
         known = [host.name for host in plan.hosts]
         for option, names in (("--limit", self.limit), ("--accept-gpus", self.accept_gpus)):
             for name in names:
                 if name not in known:
                     raise InputError(f"{option} {name}: the site has no such host; it has {', '.join(known)}")
+        if self.leave_chats and plan.chat is None:
+            raise InputError(f"--leave-chats {self.leave_chats}: the site has no chat")
         return self
 
 

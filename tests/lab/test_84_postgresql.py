@@ -41,6 +41,12 @@ def wide(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wide]
     file = changed(site, "\nchat:\n", f"\nchat:\n{more}", "postgresql")
     platform = site.plan.host("gateway").platform
     with offered(site, "gateway", f"postgresql-{VERSIONS[platform]}", folder):
+        hidden = flexi("deploy", str(file), "--limit", "gateway", "--no-wait", timeout_s=300)
+        assert hidden.status == 1, hidden.text[-3000:]
+        assert f"the chats are in SQLite ({DATA}/webui.db)" in hidden.text
+        assert (
+            root(site, "systemctl is-active flexi-chat; grep -c postgresql /etc/flexi/chat.env || :") == "active\n0\n"
+        )
         root(site, f"systemctl is-active -q flexi-chat && systemctl stop flexi-chat && mv {DATA} {ASIDE}")
         try:
             done = flexi("deploy", str(file), "--limit", "gateway", "--no-wait", timeout_s=900)
@@ -48,7 +54,8 @@ def wide(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wide]
             yield Wide(file, identity)
         finally:
             root(site, f"systemctl stop flexi-chat && rm -rf {DATA} && mv {ASIDE} {DATA}")
-            back = flexi("deploy", str(site.file), "--limit", "gateway", "--no-wait", timeout_s=900)
+            leave = ("--leave-chats", "postgresql")
+            back = flexi("deploy", str(site.file), "--limit", "gateway", "--no-wait", *leave, timeout_s=900)
             assert back.status == 0, back.text[-6000:]
     for path in (file, file.with_suffix(".py"), file.with_suffix(".keys.json")):
         path.unlink(missing_ok=True)
@@ -124,3 +131,12 @@ def test_a_second_deploy_changes_nothing(site: Site, wide: Wide) -> None:
     assert dry.status == 0, dry.text[-3000:]
     plan = json.loads(dry.stdout)["plan"]
     assert [step["name"] for step in plan if step["hosts_with_change"]] == []
+
+
+def test_a_site_file_that_hides_the_chats_is_refused(site: Site, wide: Wide, person: Member) -> None:
+    before = person.written()
+    hidden = flexi("deploy", str(site.file), "--limit", "gateway", "--no-wait", timeout_s=300)
+    assert hidden.status == 1, hidden.text[-3000:]
+    assert "the chats are in PostgreSQL on this host, and the site file wants them in SQLite" in hidden.text
+    assert "deploy with `--leave-chats postgresql`" in hidden.text
+    assert person.written() == before

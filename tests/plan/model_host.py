@@ -229,6 +229,9 @@ class ModelHost:
         entry = self.files.get(own.CHAT_KEY_DIGEST)
         return entry.content.decode() if entry else None
 
+    def _fact_chat_database(self, database: str) -> own.ChatDatabaseTruth:
+        return own.ChatDatabaseTruth()
+
     def _fact_course_store(self, home: str) -> StoreTruth:
         names = (path.removeprefix(f"{home}/") for path in self.files if path.startswith(f"{home}/"))
         return StoreTruth(frozenset(names), 10**12)

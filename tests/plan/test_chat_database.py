@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from flexi.chat_place import place
+from flexi.errors import InputError
 from flexi.plan import build_plan
 from flexi.plan.chat_database import POSTGRES, database_environment, database_plan
 from flexi.plan.chat_model import ChatPlan
@@ -96,3 +98,43 @@ def test_every_platform_has_a_postgresql(tmp_path: Path) -> None:
 def load_site_with(tmp_path: Path, platform: str):
     chat(tmp_path, "database: postgresql, workers: 2", platform)
     return load_site(tmp_path / "x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("url", "where"),
+    [
+        ("postgresql://chat:geheim@DB.example.edu/chats?sslmode=require", "db.example.edu:5432/chats"),
+        ("postgres://chat:ge%2Fheim@db.example.edu:5433/chats", "db.example.edu:5433/chats"),
+        ("postgresql+psycopg://chat:geheim@/chats?host=db.example.edu&port=6432", "db.example.edu:6432/chats"),
+        ("postgresql://chat:geheim@[2001:db8::7]/chats", "2001:db8::7:5432/chats"),
+        ("postgresql://chat:geheim@db.example.edu", "db.example.edu:5432/chat"),  # libpq: a database of the user's name
+        ("postgresql:///chats?user=chat&password=geheim", "localhost:5432/chats"),
+    ],
+)
+def test_where_the_chats_are_is_said_without_a_password(url: str, where: str, tmp_path: Path) -> None:
+    (tmp_path / "db.secret").write_text(f"{url}\n")
+    plan = chat(tmp_path, "database: postgresql, database_url: {file: db.secret}")
+    assert place(plan) == where
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://chat:geheim@db.example.edu/chats",
+        "db.example.edu/geheim",
+        "postgresql://chat:1/geheim@db.example.edu/chats",
+        "postgresql://chat:1#geheim@db.example.edu/chats",
+        "postgresql://chat:1?geheim@db.example.edu/chats",
+    ],
+)
+def test_what_is_no_address_is_refused_without_a_word_of_it(url: str, tmp_path: Path) -> None:
+    (tmp_path / "db.secret").write_text(url)
+    plan = chat(tmp_path, "database: postgresql, database_url: {file: db.secret}")
+    with pytest.raises(InputError, match=r"chat\.database_url: is no address of a PostgreSQL") as refused:
+        place(plan)
+    assert "geheim" not in str(refused.value)
+
+
+def test_places_on_the_host_have_names(tmp_path: Path) -> None:
+    assert place(chat(tmp_path)) == "sqlite"
+    assert place(chat(tmp_path, "database: postgresql")) == "postgresql"

@@ -548,6 +548,27 @@ def test_the_chat_goes_forth_and_back_with_its_database(deploy: Deploy, tmp_path
     assert deploy(here.plan, here.host, model, script="rollback.py", chat=True).changed == []
 
 
+def test_a_chat_that_would_begin_empty_is_refused_before_anything_changes(
+    deploy: Deploy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = _with_chat(tmp_path)
+    deploy(here.plan, here.host, here.bare)
+    assert here.bare.files["/var/lib/flexi/chat-database"].content == b"sqlite\n"
+    here.bare.files["/var/lib/flexi-chat/webui.db"] = File()
+    (tmp_path / "db.secret").write_text("postgresql://chat:geheim@db.example.edu/chats\n")
+    other = "database: postgresql, database_url: {{file: db.secret}}, agreement:"
+    moved = _with_chat(tmp_path, CHAT.replace("agreement:", other))
+    before = dict(here.bare.files)
+    run = deploy(moved.plan, moved.host, here.bare)
+    assert run.refused
+    assert run.changed == []
+    assert here.bare.files == before
+    assert "deploy with `--leave-chats sqlite`" in caplog.text
+    assert not deploy(moved.plan, moved.host, here.bare, leave_chats="sqlite").refused
+    assert here.bare.files["/var/lib/flexi/chat-database"].content == b"db.example.edu:5432/chats\n"
+    assert deploy(moved.plan, moved.host, here.bare).changed == []
+
+
 def test_a_host_whose_chat_moved_away_stops_it_and_keeps_its_data(deploy: Deploy, tmp_path: Path) -> None:
     here = _with_chat(tmp_path)
     deploy(here.plan, here.host, here.bare)

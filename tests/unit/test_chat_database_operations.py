@@ -42,14 +42,71 @@ def test_a_postgresql_that_is_not_there_has_nothing() -> None:
     assert ChatDatabase().process([]) == ChatDatabaseTruth()
 
 
-def test_chats_in_sqlite_are_not_hidden_by_an_empty_database(caplog: pytest.LogCaptureFixture) -> None:
+URL = "db.example.edu:5432/chats"
+NOTE = "cat /var/lib/flexi/chat-database"
+
+
+def host_with(note: str | None, file: bool = False, used: bool = False) -> Fake:
+    """`note`: where its chats are, as the last deploy wrote it down."""
+    return Fake(
+        {
+            NOTE: [note] if note else [],
+            SQLITE: A_FILE if file else [],
+            DATABASE: ["role", "database", "extension", "used"] if used else [],
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted", "now", "then"),
+    [
+        (("sqlite", True, False), "postgresql", f"SQLite ({SQLITE})", "PostgreSQL on this host"),
+        (("postgresql", False, True), "sqlite", "PostgreSQL on this host", f"SQLite ({SQLITE})"),
+        (("postgresql", True, True), "sqlite", "PostgreSQL on this host", f"SQLite ({SQLITE})"),
+        (("postgresql", False, False), URL, "PostgreSQL on this host", f"PostgreSQL at {URL}"),
+        ((URL, False, False), "new.example.edu:5432/chats", f"PostgreSQL at {URL}", "at new.example.edu:5432/chats"),
+        ((URL, True, True), "postgresql", f"PostgreSQL at {URL}", "PostgreSQL on this host"),
+        ((None, True, False), "postgresql", f"SQLite ({SQLITE})", "PostgreSQL on this host"),
+        ((None, False, True), "sqlite", "PostgreSQL on this host", f"SQLite ({SQLITE})"),
+    ],
+)
+def test_chats_are_not_hidden_by_an_empty_database(
+    there: tuple[str | None, bool, bool], wanted: str, now: str, then: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(PyinfraError, match="No hosts remaining"):
-        Fake({SQLITE: A_FILE, DATABASE: ["role", "database", "extension"]}).run(chats_stay_seen, database=NAME)
-    assert "PostgreSQL would begin empty" in caplog.text
-    assert "move that file away; to keep them, set chat.database to sqlite" in caplog.text
-    used = Fake({SQLITE: A_FILE, DATABASE: ["role", "database", "extension", "used"]})
-    assert not used.run(chats_stay_seen, database=NAME)[0]
-    assert not Fake({}).run(chats_stay_seen, database=NAME)[0]
+        host_with(*there).run(chats_stay_seen, wanted=wanted)
+    assert f"the chats are in {now}, and the site file wants them in " in caplog.text
+    assert f"{then}, where the page would begin without them" in caplog.text
+    place = there[0] or ("sqlite" if there[1] else "postgresql")
+    assert f"`flexi backup` and deploy with `--leave-chats {place}`" in caplog.text
+    carried = "sqlite" not in (place, wanted)
+    assert ("`flexi restore` then brings them" in caplog.text) is carried
+    assert ("nothing carries chats" in caplog.text) is not carried
+    found, commands = host_with(*there).run(chats_stay_seen, wanted=wanted, left=place)
+    assert not found
+    assert doing(commands) == []
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted"),
+    [
+        ((None, False, False), "sqlite"),
+        ((None, False, False), "postgresql"),
+        ((None, False, False), URL),
+        (("sqlite", True, False), "sqlite"),
+        (("postgresql", False, True), "postgresql"),
+        ((URL, False, False), URL),
+        ((None, True, True), "postgresql"),  # before flexi noted it, this was an admin's own choice
+        (("sqlite", False, False), "postgresql"),  # nobody can lose what is no longer there
+    ],
+)
+def test_who_has_no_chats_elsewhere_is_not_bothered(there: tuple[str | None, bool, bool], wanted: str) -> None:
+    assert not host_with(*there).run(chats_stay_seen, wanted=wanted)[0]
+
+
+def test_another_place_than_where_the_chats_are_is_no_leave_to_hide_them() -> None:
+    with pytest.raises(PyinfraError, match="No hosts remaining"):
+        host_with("postgresql", False, True).run(chats_stay_seen, wanted=URL, left="sqlite")
 
 
 def test_redis_comes_without_a_service_on_a_port() -> None:

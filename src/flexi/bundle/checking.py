@@ -10,7 +10,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from flexi import certificates, chat_supplies
+from flexi import certificates, chat_place, chat_supplies
 from flexi.errors import FlexiError, InputError
 from flexi.plan.model import HostPlan, Plan
 
@@ -103,6 +103,8 @@ def check(plan: Plan, site: str, bars: Bars) -> None:
     """SupplyError that names what the plan's files here or its bundle lack, and the remedy. Fine without any."""
     certificates.check(plan)
     chat_supplies.check(plan)
+    if plan.chat:
+        chat_place.place(plan.chat)
     for host in plan.hosts:
         _check_archive(host)
     folders = {host.bundle.folder for host in plan.hosts if host.bundle}

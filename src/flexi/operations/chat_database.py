@@ -8,27 +8,53 @@ from collections.abc import Generator
 from pyinfra import host
 from pyinfra.api import FunctionCommand, QuoteString, StringCommand, operation
 from pyinfra.facts.deb import DebPackages
-from pyinfra.facts.files import File
+from pyinfra.facts.files import File, FileContents
 
 from flexi import chat_files
 from flexi.facts import ChatDatabase
 from flexi.operations.apt_locks import fresh_index
 from flexi.operations.packages import install_command
 from flexi.operations.refusal import refuse
+from flexi.plan.chat_database import LOCAL, NAME, SQLITE
 
 Commands = Generator[StringCommand | FunctionCommand, None, None]
 
 
 @operation()
-def chats_stay_seen(database: str) -> Commands:
-    """Fail the host before anything changes where its chats are in SQLite: in PostgreSQL the chat would begin empty."""
-    if host.get_fact(File, path=chat_files.SQLITE) and not host.get_fact(ChatDatabase, database=database).used:
-        yield refuse(
-            f"the chats of this host are in {chat_files.SQLITE}, and PostgreSQL would begin empty. To leave them "
-            f"behind, stop {chat_files.UNIT} and move that file away; to keep them, set chat.database to sqlite"
-        )
+def chats_stay_seen(wanted: str, left: str = "") -> Commands:
+    """Fail the host before anything changes where its chats are elsewhere than `wanted` and the page would begin
+    without them; `left` names where an admin leaves them. Both as in flexi.chat_place."""
+    found = _places()
+    if not found or wanted in found or left in found:
+        host.noop("nothing would be hidden")
         return
-    host.noop("nothing would be hidden")
+    yield refuse(
+        f"the chats are in {_words(found[0])}, and the site file wants them in {_words(wanted)}, where the page would "
+        f"begin without them: go back in the site file, or run `flexi backup` and deploy with "
+        f"`--leave-chats {found[0]}` ({_COMES_BACK if SQLITE not in (found[0], wanted) else _STAYS})"
+    )
+
+
+_COMES_BACK = "`flexi restore` then brings them to the new place; docs/chat-database.md"
+_STAYS = "nothing carries chats from SQLite to PostgreSQL or back; docs/chat-database.md"
+
+
+def _places() -> tuple[str, ...]:
+    """Where this host's chats are. Without a note, which an older flexi did not make, where some are found."""
+    noted = host.get_fact(FileContents, path=chat_files.PLACE)
+    file = host.get_fact(File, path=chat_files.SQLITE)
+    if noted and noted[0] != SQLITE:
+        return (noted[0],)
+    if noted:
+        return (SQLITE,) if file else ()
+    used = host.get_fact(ChatDatabase, database=NAME).used
+    return (*((SQLITE,) if file else ()), *((LOCAL,) if used else ()))
+
+
+def _words(place: str) -> str:
+    if place == SQLITE:
+        return f"SQLite ({chat_files.SQLITE})"
+    return "PostgreSQL on this host" if place == LOCAL else f"PostgreSQL at {place}"
 
 
 @operation()

@@ -15,6 +15,9 @@ from .model import PlatformName
 
 NAME = "flexi-chat"
 """Of the database and of its owner, who is the user of the same name: PostgreSQL knows it by its socket (`peer`)."""
+SQLITE = "sqlite"
+LOCAL = "postgresql"
+"""How the places of chats that need no address are called: Open WebUI's own file, and PostgreSQL on the chat's host."""
 URL = f"postgresql+psycopg://{NAME}@/{NAME}?host=/run/postgresql"
 REDIS_SOCKET = "/run/flexi-chat-redis/redis.sock"
 
