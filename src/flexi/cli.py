@@ -263,17 +263,17 @@ def run_doctor(site: str, hosts: tuple[str, ...], as_json: bool) -> None:
 @click.option("--once", is_flag=True, help="Do not refresh; so it is anyway where the output is no terminal.")
 @json_option
 def show_status(site: str, once: bool, as_json: bool) -> None:
-    """Show every model on every instance, the gateway's queues, and who uses what. On a terminal until Ctrl-C."""
+    """Show every model on every instance, the gateway's queues, who uses what, the chat. On a terminal until Ctrl-C."""
     _, what = load(site)
     console = out()
     if console.is_terminal and not (once or as_json):
         sys.exit(EXIT_OK if status.watch(what, console, lambda: status.look(what)) else EXIT_FAILED)
-    statuses, gateways = status.look(what)
+    seen = status.look(what)
     if as_json:
-        print_json(status.as_json(what, statuses, gateways))
+        print_json(status.as_json(what, seen))
     else:
-        status.show(what, statuses, gateways, console)
-    sys.exit(EXIT_OK if status.all_ready(what, statuses) else EXIT_FAILED)
+        status.show(what, seen, console)
+    sys.exit(EXIT_OK if status.all_ready(what, seen.hosts) else EXIT_FAILED)
 
 
 @cli.command("usage")

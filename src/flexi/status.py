@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from flexi import gateway_status, remote
+from flexi import chat_status, gateway_status, remote
+from flexi.chat_status import ChatNow
 from flexi.gateway_status import GatewayNow
 from flexi.plan.model import HostPlan, Plan
 
@@ -82,11 +83,21 @@ def read_all(plan: Plan, limit: Sequence[str] = ()) -> list[HostStatus]:
     return list(remote.for_each(hosts, read).values())
 
 
-def look(plan: Plan) -> tuple[list[HostStatus], list[GatewayNow]]:
-    """Agents and gateways at once."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        gateways = pool.submit(gateway_status.read_all, plan)
-        return read_all(plan), gateways.result()
+@dataclass(frozen=True)
+class Look:
+    """What all of them say at about the same moment."""
+
+    hosts: list[HostStatus]
+    gateways: list[GatewayNow]
+    chat: ChatNow | None
+    """None where the site has no chat."""
+
+
+def look(plan: Plan) -> Look:
+    """Agents, gateways and the chat at once."""
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        gateways, chat = pool.submit(gateway_status.read_all, plan), pool.submit(chat_status.read, plan)
+        return Look(read_all(plan), gateways.result(), chat.result())
 
 
 def model_states(plan: Plan, status: HostStatus) -> list[tuple[str, dict[str, Any]]]:
@@ -111,7 +122,8 @@ def all_ready(plan: Plan, statuses: list[HostStatus]) -> bool:
     )
 
 
-def as_json(plan: Plan, statuses: list[HostStatus], gateways: Sequence[GatewayNow] = ()) -> dict[str, object]:
+def as_json(plan: Plan, seen: Look) -> dict[str, object]:
+    statuses = seen.hosts
     return {
         "schema": 1,
         "site": plan.site,
@@ -127,7 +139,8 @@ def as_json(plan: Plan, statuses: list[HostStatus], gateways: Sequence[GatewayNo
             }
             for status in statuses
         ],
-        "gateways": gateway_status.as_json(plan, gateways),
+        "gateways": gateway_status.as_json(plan, seen.gateways),
+        "chat": chat_status.as_json(plan, seen.chat, seen.gateways),
     }
 
 
@@ -145,24 +158,31 @@ def view(plan: Plan, statuses: list[HostStatus]) -> Table:
     return table
 
 
-def show(plan: Plan, statuses: list[HostStatus], gateways: Sequence[GatewayNow], console: Console) -> None:
-    console.print(Group(view(plan, statuses), "", gateway_status.view(plan, gateways)))
+def show(plan: Plan, seen: Look, console: Console) -> None:
+    console.print(_whole(plan, seen))
+
+
+def _whole(plan: Plan, seen: Look) -> Group:
+    parts: list[RenderableType] = [view(plan, seen.hosts), "", gateway_status.view(plan, seen.gateways)]
+    if seen.chat is not None:
+        parts += ["", chat_status.view(plan, seen.chat, seen.gateways)]
+    return Group(*parts)
 
 
 def watch(
     plan: Plan,
     console: Console,
-    read: Callable[[], tuple[list[HostStatus], list[GatewayNow]]],
+    read: Callable[[], Look],
     pause: Callable[[float], None] = time.sleep,
 ) -> bool:
     """Show what `read` says, again and again until the person stops it with Ctrl-C; whether all was ready at last."""
     ready = False
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live, suppress(KeyboardInterrupt):
         while True:
-            statuses, gateways = read()
-            ready = all_ready(plan, statuses)
+            seen = read()
+            ready = all_ready(plan, seen.hosts)
             when = Text(f"{plan.site} at {datetime.now():%H:%M:%S}; Ctrl-C ends this", style="dim")
-            live.update(Group(view(plan, statuses), "", gateway_status.view(plan, gateways), when), refresh=True)
+            live.update(Group(_whole(plan, seen), when), refresh=True)
             pause(WATCH_S)
     return ready
 

@@ -13,6 +13,7 @@ import sqlite3
 import sys
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -119,6 +120,7 @@ def host(tmp_path: Path, lab: Plan, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.setattr(chat_files, "SECRETS", str(root / "chat-secrets.env"))
     monkeypatch.setattr(chat_files, "SETTINGS", str(root / "chat.env"))
     monkeypatch.setattr(chat_files, "GIVEN", str(root / "given.env"))
+    monkeypatch.setattr(chat_files, "SAVED", str(root / "saved"))
     monkeypatch.setattr(chat_files, "USER", USER)
     monkeypatch.setattr(remote, "control_path", lambda ssh: str(tmp_path / "socket"))
     monkeypatch.setattr(restore, "STARTS_WITHIN_S", 0.0)
@@ -157,7 +159,9 @@ def bring_back(host: Host, key: pyrage.x25519.Identity, file: Path) -> saving.Re
 
 def test_what_was_there_comes_back(host: Host, key: pyrage.x25519.Identity, tmp_path: Path) -> None:
     host.write(CANARY)
+    start = int(time.time())
     file = save(host, key, tmp_path / "new/folder")
+    assert start <= int((host.root / "saved").read_text()) <= time.time()
     assert file.name.startswith(f"{host.plan.site}-chat-2")
     assert file.stat().st_mode & 0o077 == 0
     assert CANARY.encode() not in file.read_bytes()
@@ -466,6 +470,7 @@ def test_a_backup_that_fails_leaves_nothing(host: Host, key: pyrage.x25519.Ident
     with pytest.raises(FlexiError, match=r"there is no backup: .*has no WEBUI_SECRET_KEY: deploy the chat first"):
         save(host, key, tmp_path / "to")
     assert list((tmp_path / "to").iterdir()) == []
+    assert not (host.root / "saved").exists()
 
 
 def test_another_key_does_not_open_it(host: Host, key: pyrage.x25519.Identity, tmp_path: Path) -> None:

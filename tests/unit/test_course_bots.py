@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import copy
 import hashlib
 import hmac
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,9 @@ from typing import Any
 import pytest
 from fake_webui import ADMIN, FakeWebui
 
+from flexi.chathost import courses_note
 from flexi.chathost.courses_converge import Converge
+from flexi.chathost.courses_note import Readiness
 from flexi.chathost.courses_state import as_found, read_state
 from flexi.chathost.courses_wanted import difference
 from flexi.chathost.files import delete_file
@@ -264,6 +268,34 @@ def test_an_address_where_nobody_listens_is_words() -> None:
         Webui("http://127.0.0.1:1", "x", timeout_s=1).get("/api/v1/models/all")
     assert away.value.status == 0
     assert json.dumps(away.value.words)
+
+
+def test_readiness_is_noted_while_it_changes(chat: Chat, tmp_path: Path) -> None:
+    def noted(limit: int | None = None) -> list[dict[str, tuple[bool, int]]]:
+        found: list[dict[str, tuple[bool, int]]] = []
+
+        def note(ready: Mapping[str, Readiness]) -> None:
+            found.append({name: (one.bot, one.files) for name, one in ready.items()})
+            courses_note.write(tmp_path, ready)
+
+        chat.webui.limit = None if limit is None else len(chat.webui.asked) + limit
+        with contextlib.suppress(WebuiError):
+            Converge(chat.webui, ADMIN, chat.wanted, chat.store, lambda *_: None, note).run()  # type: ignore[arg-type]
+        chat.webui.limit = None
+        return found
+
+    first = noted()
+    assert first[0] == {"a": (False, 2), "b": (False, 1)}
+    assert first[-1] == {"a": (True, 0), "b": (True, 0)}
+    assert {"a": (False, 1), "b": (False, 1)} in first
+    assert noted() == [{"a": (True, 0), "b": (True, 0)}]
+    chat.course("a", {"one.md": "text one, changed", "Kapitel 1/zwei.md": "text two"})
+    assert noted()[0] == {"a": (True, 1), "b": (True, 0)}
+    chat.course("c", {"three.md": "text three"})
+    noted(limit=8)  # cut off: what was noted last stays
+    kept = json.loads((tmp_path / courses_note.NAME).read_text())
+    assert kept["courses"]["c"] == {"bot": False, "files": 1}
+    assert abs(kept["at"] - time.time()) < 60
 
 
 def test_what_was_uploaded_for_nothing_goes(chat: Chat) -> None:

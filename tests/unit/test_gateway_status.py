@@ -20,7 +20,7 @@ from flexi.plan import build_plan
 from flexi.plan.model import Plan
 from flexi.remote import Answer
 from flexi.site import load_site
-from flexi.status import HostStatus
+from flexi.status import HostStatus, Look
 
 STATISTICS = Path(__file__).with_name("haproxy_stat.csv").read_text()
 """From HAProxy 2.6.12 in the lab, the columns up to `addr`: one instance was up, another had been stopped."""
@@ -197,7 +197,7 @@ def test_a_terminal_is_refreshed_until_ctrl_c(plan: Plan) -> None:
             raise stop
 
     console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
-    assert status.watch(plan, console, lambda: ([state(next(looks))], [gateway()]), pause)
+    assert status.watch(plan, console, lambda: Look([state(next(looks))], [gateway()], None), pause)
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
     assert next(looks, None) is None

@@ -17,7 +17,7 @@ from flexi.plan import build_plan
 from flexi.plan.model import Plan
 from flexi.remote import Answer
 from flexi.site import load_site
-from flexi.status import HostStatus
+from flexi.status import HostStatus, Look
 
 SITE = """
 site: {name: uni}
@@ -56,7 +56,7 @@ def host(*models: dict[str, Any], error: str | None = None) -> HostStatus:
 
 def shown(plan: Plan, *statuses: HostStatus) -> str:
     console = Console(file=io.StringIO(), width=160, no_color=True)
-    status.show(plan, list(statuses), [], console)
+    status.show(plan, Look(list(statuses), [], None), console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -114,7 +114,7 @@ def test_a_model_that_the_agent_does_not_know_is_shown(plan: Plan) -> None:
     empty = HostStatus("server-a", None, {"instances": []})
     row = next(line for line in shown(plan, empty).splitlines() if "llama3:8b" in line)
     assert "not known to the agent" in row
-    report: Any = status.as_json(plan, [empty])
+    report: Any = status.as_json(plan, Look([empty], [], None))
     assert report["ready"] is False
     assert report["hosts"][0]["not_known"] == [{"group": "a", "model": "llama3:8b"}]
 

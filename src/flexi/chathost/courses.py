@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from . import courses_note
 from .courses_converge import Converge
 from .courses_state import BOT, as_found, read_state
 from .courses_wanted import Step
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _alone(options.unless_busy) as alone:
             if not alone:
                 return 0
-            converge = Converge(webui, account, _wanted(options.wanted), Path(options.store), _say)
+            converge = Converge(webui, account, _wanted(options.wanted), Path(options.store), _say, _note)
             try:
                 done = converge.run()
             finally:
@@ -87,6 +88,10 @@ def _alone(unless_busy: bool) -> Iterator[bool]:
             yield False
             return
         yield True
+
+
+def _note(ready: Mapping[str, courses_note.Readiness]) -> None:
+    courses_note.write(Path(os.environ["DATA_DIR"]), ready)
 
 
 def _say(step: Step, done: int, of: int) -> None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from . import courses_note
+from .courses_note import Readiness
 from .courses_state import BOT, MARK, CourseRows, FileRow, State, as_found, read_state, unlinked_files
 from .courses_wanted import Step, course_steps, difference
 from .files import delete_file
@@ -37,10 +39,13 @@ class Converge:
     wanted: Json
     store: Path
     say: Callable[[Step, int, int], None]
+    note: Callable[[Mapping[str, Readiness]], None] = lambda ready: None
+    """Told at first, and whenever a course's readiness changes."""
     problems: list[str] = field(default_factory=list)
     lasting: list[str] = field(default_factory=list)
     """Those of them that no other run does away with: somebody has to change something first."""
     _state: State = field(init=False)
+    _ready: dict[str, Readiness] = field(init=False, default_factory=dict)
     _left: dict[tuple[str, str, str, str], FileRow] = field(init=False, default_factory=dict)
     _away_in_a_row: int = 0
     _done: int = 0
@@ -49,8 +54,11 @@ class Converge:
     def run(self) -> int:
         """The number of steps made. What could not be done is in `problems`; WebuiError where the chat is away."""
         self._state = read_state(self.webui, self.account, self.wanted)
-        steps = difference(self.wanted, as_found(self._state, self.wanted))
+        found = as_found(self._state, self.wanted)
+        steps = difference(self.wanted, found)
         self._all = len(steps)
+        self._ready = courses_note.of(self.wanted, found, steps)
+        self.note(self._ready)
         unlinked = unlinked_files(self.webui, self._state)
         if not steps and not unlinked:
             return 0
@@ -85,6 +93,10 @@ class Converge:
             return False
         self._away_in_a_row = 0
         self._done += 1
+        if step.course in self._ready:
+            self._ready[step.course].files -= step.indexes
+            self._ready[step.course].bot |= step.what in ("make the course", "change the bot")
+            self.note(self._ready)
         return True
 
     def _make(self, step: Step) -> None:

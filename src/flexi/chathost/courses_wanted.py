@@ -40,6 +40,10 @@ class Step:
     course: str | None = None
     subject: str = ""
 
+    @property
+    def indexes(self) -> bool:
+        return self.what in ("index", "index anew")
+
     def __str__(self) -> str:
         words = f"{self.what} {self.subject}".strip()
         return f"{self.course}: {words}" if self.course else words

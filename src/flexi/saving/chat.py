@@ -76,6 +76,8 @@ def backup(plan: Plan, recipients: Sequence[Any], folder: Path, bars: Bars) -> S
     except BaseException:
         Path(part.name).unlink(missing_ok=True)
         raise
+    # For `flexi status` alone: a backup that is here is one, noted or not.
+    remote.run(host, remote.ROOT_SHELL, stdin=f"date +%s >{chat_files.SAVED}\n")
     return Saved(target, host.name, target.stat().st_size, len(recipients))
 
 
