@@ -140,6 +140,26 @@ def test_a_bare_host_gets_its_branch_and_no_other(branch: str, apt: Apt) -> None
     assert loose <= {modules} | {name for name in loose if name.startswith("nvidia-firmware-")}
 
 
+@pytest.mark.parametrize(("old", "new"), [("535-server", "580-server"), ("580-server", "535-server")])
+def test_a_change_of_branch_exchanges_the_modules_of_the_kernel(
+    old: str, new: str, repositories: Path, tmp_path: Path
+) -> None:
+    """On Ubuntu 24.04. The old branch's go with its user space, also where no meta package of theirs is installed; the
+    new one's come by the kernel's name alone, where the branch has ended."""
+    apt, drivers, kernel = Apt(tmp_path, repositories, "ubuntu-24.04"), PLATFORMS["ubuntu-24.04"].drivers, ubuntu.NOBLE
+    modules = {branch: drivers[branch].module_package.format(release=kernel.kernel.release) for branch in (old, new)}
+    sets = {branch: [name.format(kernel="generic") for name in drivers[branch].packages] for branch in (old, new)}
+    apt.pretend_installed(apt.would_install("linux-generic", modules[old], *sets[old]))
+    pin(apt, "flexi-driver", drivers[new].pins)
+    done = apt.run("install", "--simulate", "-y", "--no-install-recommends", *sets[new], modules[new])
+    assert done.returncode == 0, done.stdout + done.stderr
+    words = [line.split()[:2] for line in done.stdout.splitlines()]
+    gone = {name for action, name in (word for word in words if word[1:]) if action == "Remv"}
+    assert {modules[old], f"libnvidia-compute-{old}", f"nvidia-kernel-common-{old}"} <= gone
+    assert not [name for name in gone if name.startswith(("linux-image-", "linux-headers-", "linux-generic"))]
+    assert ["Inst", modules[new]] in words
+
+
 def test_a_bare_host_gets_no_empty_packages_where_the_real_build_is_gone(apt: Apt) -> None:
     shipped = DRIVERS["535-server"]
     pin(apt, "flexi-driver", shipped.pins)

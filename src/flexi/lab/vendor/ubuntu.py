@@ -94,17 +94,19 @@ def kernel(build: Kernel, pocket: str) -> list[Stub]:
 def modules(branch: str, build: Kernel, pocket: str, driver: str | None = None) -> list[Stub]:
     """Signed modules of a driver branch for one kernel, and the meta package that follows the kernel's flavour.
 
-    `driver` is another one than the branch's, whose modules then come as a later build.
+    `driver` is another one than the branch's, whose modules then come as a later build. Each kernel's modules want the
+    user space that they were built with (apt's words in elementary/os#613: `linux-modules-nvidia-470-5.11.0-44-generic:
+    Depends: nvidia-kernel-common-470 (<= 470.86-1)`): a change of branch removes those of all kernels.
     """
     version = f"{build.version}+1" if driver else build.version
     driver = driver or DRIVERS[branch]
-    common = f"nvidia-kernel-common-{branch}"
+    common = (f"nvidia-kernel-common-{branch} (<= {driver}-1)", f"nvidia-kernel-common-{branch} (>= {driver})")
     return [
         Stub(
             f"linux-modules-nvidia-{branch}-{build.release}",
             version,
             pocket,
-            (f"linux-image-{build.release}",),
+            (f"linux-image-{build.release}", *common),
             section="restricted/kernel",
             files={
                 **marker(f"modules/{build.release}/nvidia-{branch}.json", version=driver),
@@ -118,11 +120,7 @@ def modules(branch: str, build: Kernel, pocket: str, driver: str | None = None) 
             f"linux-modules-nvidia-{branch}-{build.flavour}",
             version,
             pocket,
-            (
-                f"linux-modules-nvidia-{branch}-{build.release} (= {version})",
-                f"{common} (<= {driver}-1)",
-                f"{common} (>= {driver})",
-            ),
+            (f"linux-modules-nvidia-{branch}-{build.release} (= {version})", *common),
             provides=("nvidia-prebuilt-kernel",),
             section="restricted/kernel",
         ),
