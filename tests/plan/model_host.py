@@ -496,6 +496,11 @@ class ModelHost:
                         f"linux-image-{k}" for k in (*self.kernels, *kernel_releases([name]))
                     )
 
+    def _do_apt_mark(self, words: list[str]) -> None:
+        if words[0] != "auto":
+            raise NotImplementedError(f"teach tests/plan/model_host.py apt-mark {words[0]}")
+        assert set(words[1:]) <= set(self.packages), "apt-mark fails where a package is unknown"
+
     def _do_mkdir(self, words: list[str]) -> None:
         self.directories.setdefault(words[-1], File(mode=755))
 

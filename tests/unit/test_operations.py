@@ -333,8 +333,8 @@ def test_the_empty_packages_of_an_ended_branch_are_replaced_by_the_real_ones() -
     arguments = {"driver": driver, "interrupts": Interruption((), 1)}
     predicted, commands = Fake({**truth(RUNNING_535), "dpkg -l": [TRANSITIONAL]}).run(driver_installed, **arguments)
     assert predicted
-    assert " ".join(packages) in commands[-1]
-    assert "--allow-downgrades" in commands[-1]
+    assert " ".join(packages) in commands[-2]
+    assert "--allow-downgrades" in commands[-2]
     real = TRANSITIONAL.replace("22.04.2", "22.04.1")
     arguments["driver"] = driver.model_copy(update={"packages": packages[1:]})
     assert not Fake({**truth(RUNNING_535), "dpkg -l": [real]}).run(driver_installed, **arguments)[0]
@@ -346,7 +346,8 @@ def test_with_the_driver_come_the_modules_of_the_kernel_that_boots_next() -> Non
     driver = DRIVER.model_copy(update={"packages": ("nvidia-utils-535-server",)})
     fake = Fake({**truth(kernels=(release,)), "dpkg -l": []})
     _, commands = fake.run(driver_installed, driver=driver, interrupts=Interruption((), 1))
-    assert commands[-1].endswith(f"nvidia-utils-535-server linux-modules-nvidia-535-server-{release}")
+    assert commands[-2].endswith(f"nvidia-utils-535-server linux-modules-nvidia-535-server-{release}")
+    assert commands[-1] == f"apt-mark auto linux-modules-nvidia-535-server-{release}", "it goes with its kernel"
 
 
 @pytest.mark.parametrize(
@@ -368,7 +369,8 @@ def test_the_kernel_that_boots_next_gets_its_modules(
     predicted, commands = fake.run(kernel_modules, module_package=package, after=())
     assert predicted == bool(wanted)
     if wanted:
-        assert f"install --no-install-recommends {package.format(release=wanted)}" in commands[-1]
+        assert f"install --no-install-recommends {package.format(release=wanted)}" in commands[-2]
+        assert commands[-1] == f"apt-mark auto {package.format(release=wanted)}"
 
 
 def test_a_kernels_modules_are_asked_for_by_name_where_no_meta_package_brings_them() -> None:
@@ -381,9 +383,13 @@ def test_a_kernels_modules_are_asked_for_by_name_where_no_meta_package_brings_th
         "interrupts": Interruption((), 1),
     }
     have = f"$have {package.format(release=newer)}"
-    fake = Fake({**truth(RUNNING_535), have: [image, modules], "apt-get -s": [image]})
+    meta = image.replace(f"linux-image-{newer}", "linux-generic [5.15.0.186.196]")
+    fake = Fake({**truth(RUNNING_535), have: [image, meta, modules], "apt-get -s": [image, meta]})
     _, commands = fake.run(updated, **arguments)
-    assert f"linux-modules-nvidia-535-server-{newer}=5.15.0-190.200" in commands[-1]
+    assert f"linux-modules-nvidia-535-server-{newer}=5.15.0-190.200" in commands[-2]
+    assert "linux-generic=5.15.0-190.200" in commands[-2]
+    assert "linux-image" not in commands[-2], "a kernel that was asked for by name is never removed when it is old"
+    assert commands[-1] == f"apt-mark auto linux-modules-nvidia-535-server-{newer}"
     library = "Inst libnvidia-compute-535-server [535.309.01-0ubuntu1] (535.309.02-0ubuntu1 Ubuntu [amd64])"
     for refused in ([image], [library]):
         fake = Fake({**truth(RUNNING_535), "apt-get -s": refused})

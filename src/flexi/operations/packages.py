@@ -56,9 +56,11 @@ def driver_installed(driver: DriverPlan, interrupts: Interruption) -> Commands:
         return
     yield from drain(interrupts)
     yield fresh_index()
-    _, modules, comes = _modules_to_come(driver)
-    names = [*(driver.packages if other else absent), *([] if comes else [modules])]
+    _, package, comes = _modules_to_come(driver)
+    modules = [] if comes else [package]
+    names = [*(driver.packages if other else absent), *modules]
     yield install_command(names, *(["--allow-downgrades", "--allow-change-held-packages"] if other else []))
+    yield from _going_with_their_kernel(modules)
 
 
 def install_command(packages: Sequence[str], *options: str) -> StringCommand:
@@ -68,6 +70,14 @@ def install_command(packages: Sequence[str], *options: str) -> StringCommand:
         *("-o", "Dpkg::Options::=--force-confdef", "-o", "Dpkg::Options::=--force-confold"),
         *(QuoteString(name) for name in packages),
     )
+
+
+def _going_with_their_kernel(modules: Sequence[str]) -> Generator[StringCommand, None, None]:
+    """Let apt count packages of single kernels as if a meta package had brought them. What an admin asked for by name
+    stays for ever, and keeps the kernel that it depends on: /boot fills. Those of the kernel that runs and of the
+    newest ones apt never removes (apt-pkg/algorithms.cc, GetProtectedKernelsRegex)."""
+    if modules:
+        yield StringCommand("apt-mark", "auto", *(QuoteString(name) for name in modules))
 
 
 @operation()
@@ -155,6 +165,7 @@ def updated(driver: DriverPlan, maintenance: MaintenancePlan, interrupts: Interr
         host.noop("driver and kernel are the newest")
         return
     bare = kernels_without_modules(upgrades, module_package)
+    modules: list[str] = []
     if bare:
         # No meta package brought them: those of an ended branch do not.
         modules = [module_package.format(release=release) for release in bare]
@@ -168,8 +179,11 @@ def updated(driver: DriverPlan, maintenance: MaintenancePlan, interrupts: Interr
         yield refuse(f"needs a reboot: {reason}. Nothing was updated. {how_to_permit(maintenance)}")
         return
     yield from drain(interrupts)
-    names = [f"{name}={version}" for name, version in sorted(upgrades.items())]
+    # Not the kernels themselves: those that their meta packages bring, apt removes when they are old.
+    asked = {*driver.holds, *modules}
+    names = [f"{name}={version}" for name, version in sorted(upgrades.items()) if name in asked]
     yield install_command(names, "--allow-change-held-packages")
+    yield from _going_with_their_kernel(modules)
 
 
 @operation()
@@ -188,6 +202,7 @@ def kernel_modules(module_package: str, after: Sequence[OperationMeta]) -> Comma
     install = f"apt-get -y {' '.join(PATIENCE)} install --no-install-recommends {package}"
     script = f"{install} || {{ echo '{words}' >&2; exit 1; }}"
     yield StringCommand("DEBIAN_FRONTEND=noninteractive", "sh", "-c", QuoteString(script))
+    yield from _going_with_their_kernel([package])
 
 
 @operation()
