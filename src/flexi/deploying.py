@@ -11,12 +11,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flexi import status, verifying
+from flexi import remote, status, verifying
 from flexi.errors import EXIT_FAILED, EXIT_OK, FlexiError, InputError
 from flexi.paths import ROOT
 from flexi.plan import build_plan
 from flexi.plan.model import Plan
-from flexi.site import load_site
+from flexi.site import load_site, site_argument
 
 READY_TIMEOUT_S = 6 * 3600
 """300 GB of weights over a gigabit line take most of an hour; a slow mirror several."""
@@ -103,12 +103,27 @@ def run_pyinfra(plan: Plan, site_file: Path, console: Console, wish: Wish, *, sc
     FlexiError names the hosts that failed.
     """
     command = pyinfra_command(site_file, wish, script=script, dry=dry)
+    _refuse_without_root(plan, site_file, wish)
     console.print(f"$ {shlex.join(command)}", highlight=False, soft_wrap=True)
     done = subprocess.run(command, cwd=ROOT, stdout=None if dry else subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
         failed = failed_hosts(done.stdout or "") or list(wish.limit) or [host.name for host in plan.hosts]
         raise FlexiError(f"see above why; safe to run again once it is mended. Not deployed: {', '.join(failed)}")
     return 0 if dry else changes(done.stdout)
+
+
+def _refuse_without_root(plan: Plan, site_file: Path, wish: Wish) -> None:
+    """FlexiError where a host answers and its user may not become root: pyinfra would ask for a password that no later
+    command could ask for, and where it cannot ask it breaks off. What does not answer is left to pyinfra."""
+    hosts = [host for host in plan.hosts if not wish.limit or host.name in wish.limit]
+    answers = remote.for_each(hosts, lambda host: remote.run(host, "sudo -n true"))
+    refused = {name: answer for name, answer in answers.items() if answer.reached and answer.status != 0}
+    if refused:
+        why = (next(iter(refused.values())).stderr.splitlines() or ["sudo -n true fails"])[-1]
+        raise FlexiError(
+            f"{hosts[0].ssh.user} may not become root on {', '.join(refused)} ({why}): nothing was touched. "
+            f"What mends it: ./flexi doctor {site_argument(site_file)}"
+        )
 
 
 def deploy(plan: Plan, site_file: Path, console: Console, wish: Wish, *, dry: bool, wait: bool) -> int:

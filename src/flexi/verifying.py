@@ -16,6 +16,7 @@ from rich.table import Table
 from flexi.errors import EXIT_FAILED, EXIT_OK, FlexiError
 from flexi.health_report import Check
 from flexi.paths import ROOT
+from flexi.site import site_argument
 
 MARKS = {"passed": "[green]ok[/]", "failed": "[bold red]FAIL[/]", "skipped": "[yellow]skipped[/]"}
 
@@ -24,6 +25,8 @@ MARKS = {"passed": "[green]ok[/]", "failed": "[bold red]FAIL[/]", "skipped": "[y
 class Health:
     site: str
     checks: tuple[Check, ...]
+    argument: str = ""
+    """What commands call the site; empty where it is its name."""
 
     @property
     def failed(self) -> tuple[Check, ...]:
@@ -50,7 +53,7 @@ def verify(site_file: Path) -> Health:
         if done.returncode not in (0, 1) or not report.exists():
             raise FlexiError(f"the health checks could not run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
         checks = tuple(Check(**check) for check in json.loads(report.read_text(encoding="utf-8"))["checks"])
-    return Health(site_file.stem, checks)
+    return Health(site_file.stem, checks, site_argument(site_file))
 
 
 def as_json(health: Health) -> dict[str, object]:
@@ -85,5 +88,6 @@ def show(health: Health, console: Console) -> None:
     else:
         console.print(
             f"[bold red]{health.site} is not well[/]: {len(health.failed)} of {len(health.checks)} checks failed. "
-            f"What mends it: ./flexi doctor {health.site}"
+            f"What mends it: ./flexi doctor {health.argument or health.site}",
+            soft_wrap=True,
         )

@@ -45,23 +45,25 @@ class Route:
 
 
 class Hosts:
-    """testinfra hosts by name, one shared SSH connection each; an unreachable one is asked once."""
+    """testinfra hosts by name, one shared SSH connection each; one that nothing can be asked is tried once."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._trouble: dict[str, str] = {}
 
     def trouble(self, name: str) -> str:
-        """Why the host cannot be reached, in OpenSSH's words; empty where it can."""
+        """Why nothing can be asked there, with OpenSSH's or sudo's own words; empty where all can."""
         if name not in self._trouble:
-            answer = remote.run(self._plan.host(name), "true", timeout_s=20)
-            words = answer.stderr.splitlines() or [f"exit status {answer.status}"]
-            self._trouble[name] = "" if answer.status == 0 else words[-1]
+            host = self._plan.host(name)
+            answer = remote.run(host, "sudo -n true", timeout_s=20)
+            words = (answer.stderr.splitlines() or [f"exit status {answer.status}"])[-1]
+            why = f"{host.ssh.user} may not become root" if answer.reached else "the host does not answer over SSH"
+            self._trouble[name] = "" if answer.status == 0 else f"{why}: {words}"
         return self._trouble[name]
 
     def __getitem__(self, name: str) -> Host:
         if self.trouble(name):
-            pytest.fail(f"the host does not answer over SSH: {self.trouble(name)}", pytrace=False)
+            pytest.fail(self.trouble(name), pytrace=False)
         return connection(self._plan.host(name))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from flexi import deploying, remote
-from flexi.errors import EXIT_OK, InputError
+from flexi.errors import EXIT_OK, FlexiError, InputError
 from flexi.paths import INVENTORY
 from flexi.plan import build_plan
 from flexi.plan.model import HostPlan
@@ -60,7 +61,9 @@ def test_it_waits_for_the_models_of_the_hosts_that_it_deployed(
     monkeypatch.setattr(subprocess, "run", lambda argv, **_: subprocess.CompletedProcess(argv, 0, outcome, ""))
     hosts = set()
 
-    def all_ready(host: HostPlan, _: str) -> Answer:
+    def all_ready(host: HostPlan, command: str) -> Answer:
+        if "sudo" in command:
+            return Answer(0, "", "")
         hosts.add(host.name)
         instances = [
             {"group": i.group, "models": [{"name": model.name, "phase": "ready"} for model in i.models]}
@@ -77,6 +80,31 @@ def test_it_waits_for_the_models_of_the_hosts_that_it_deployed(
     assert isinstance(console.file, io.StringIO)
     assert words in console.file.getvalue()
     assert ("loaded" in console.file.getvalue()) == bool(asked)
+
+
+def test_a_host_where_sudo_wants_a_password_is_named_before_any_host_is_touched(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def no_pyinfra(*_: object, **__: object) -> None:
+        pytest.fail("pyinfra was started")
+
+    def run(host: HostPlan, command: str) -> Answer:
+        assert command == "sudo -n true"
+        if host.name == "gateway":
+            return Answer(remote.UNREACHABLE, "", "No route to host")
+        return Answer(1, "", "sudo: a password is required") if host.name == "server-b" else Answer(0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", no_pyinfra)
+    monkeypatch.setattr(remote, "run", run)
+    site = tmp_path / "my.yaml"
+    site.with_suffix(".py").touch()
+    plan = build_plan(load_site(INVENTORY / "lab.yaml"))
+    words = (
+        "admin may not become root on server-b (sudo: a password is required): nothing was touched. "
+        f"What mends it: ./flexi doctor {site}"
+    )
+    with pytest.raises(FlexiError, match=f"^{re.escape(words)}$"):
+        deploying.deploy(plan, site, Console(file=io.StringIO()), deploying.Wish(), dry=True, wait=False)
 
 
 def test_who_lets_a_host_leave_hears_that_its_pins_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,8 @@ from rich.console import Console
 
 from flexi import verifying
 from flexi.health_report import Check
+from flexi.paths import INVENTORY
+from flexi.site import site_argument
 from flexi.verifying import Health
 
 pytest_plugins = ["pytester"]
@@ -36,6 +38,14 @@ def test_the_table_has_every_check_and_the_reason() -> None:
     assert "driver 580 runs, [red] is wanted" in text
     assert all(check.check in text for check in CHECKS)
     assert "lab is not well: 1 of 3 checks failed" in text
+
+
+def test_the_command_that_it_names_finds_the_site(tmp_path: Path) -> None:
+    for file, argument in ((INVENTORY / "lab.yaml", "lab"), (tmp_path / "uni.yaml", str(tmp_path / "uni.yaml"))):
+        console = Console(file=io.StringIO(), width=40, no_color=True)
+        verifying.show(Health(file.stem, CHECKS, site_argument(file)), console)
+        assert isinstance(console.file, io.StringIO)
+        assert console.file.getvalue().endswith(f"./flexi doctor {argument}\n")
 
 
 def test_what_was_skipped_is_not_called_passed() -> None:

@@ -38,6 +38,11 @@ def find_site(arg: str) -> Path:
     raise SiteError([Finding(_shown(INVENTORY), 0, 0, "", shown(arg), "is no site", remedy)])
 
 
+def site_argument(path: Path) -> str:
+    """What `find_site` takes for a site file, as commands that a person may copy name it."""
+    return path.stem if path.absolute().parent == INVENTORY else str(path)
+
+
 def load_site(path: Path) -> Site:
     """Read the site file at `path` and the keys file beside it. SiteError with all findings; nothing else is raised."""
     path = Path(path).absolute()
