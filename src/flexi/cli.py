@@ -392,3 +392,8 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(EXIT_FAILED)
+    except OSError as error:
+        # This machine's doing: a full disk, a folder that is closed.
+        what = f"{error.filename}: " if error.filename else ""
+        click.echo(f"flexi: {what}{error.strerror or error}", err=True)
+        sys.exit(EXIT_FAILED)

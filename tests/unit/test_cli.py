@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -54,6 +56,15 @@ def test_a_wrong_site_file_ends_every_command_with_2(tmp_path: Path, command: st
     assert f"uni.yaml:{line_of(path, 'paralel')}" in done.stderr
     assert "parallel" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_this_machine_refuses_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/var/tmp/x")
+
+    monkeypatch.setattr(cli, "render_plan", full)
+    done = flexi("plan", "example")
+    assert (done.returncode, done.stderr) == (1, "flexi: /var/tmp/x: No space left on device\n")
 
 
 def line_of(path: Path, text: str) -> int:

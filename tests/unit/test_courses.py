@@ -116,6 +116,13 @@ def test_what_lies_beside_is_no_course(folder: Path) -> None:
     assert len(load(folder)) == 1
 
 
+@pytest.mark.parametrize("path", ["n" * 300, "loop"])
+def test_a_folder_that_the_system_will_not_open_is_one_sentence(path: str, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(SiteError, match=r"courses: cannot be read \((file name too long|too many levels .*)\)"):
+        load_courses(tmp_path / path, "courses")
+
+
 def test_no_folder_and_no_course(tmp_path: Path) -> None:
     with pytest.raises(SiteError, match="courses: is no folder"):
         load_courses(tmp_path / "courses", "courses")

@@ -134,7 +134,7 @@ WRONG = {
     "alias": ("  name: test", "  name: &x test\n  contact: *x", "name: &x", "site.contact", "is an alias"),
     "tag": ("  name: test", "  name: !!binary test", "binary", "site.name", "without a tag"),
     "merge": ("  name: test", "  <<: {name: test}", "<<:", "site.<<", "write it out"),
-    "empty value": ("  name: test", "  name:", "name:\n", "site.name", "is not text"),
+    "empty value": ("  name: test", "  name:", "name:\n", "site.name", "is empty"),
     "control character": ("  name: test", '  name: test\n  contact: "a\\nb"', "contact", "site.contact", "one line"),
 }
 
@@ -183,6 +183,21 @@ def test_missing_key_points_to_its_section(tmp_path: Path) -> None:
     (finding,) = refusal(tmp_path, text).findings
     assert (finding.line, finding.path, finding.reason) == (line_of(text, "  two:"), "hosts.two.address", "is missing")
     assert finding.remedy == 'add it, e.g. address: "192.0.2.11"'
+
+
+@pytest.mark.parametrize("key", ["  tls:", "  classes:\n    staff:", "chat:", "mirrors:", "ntp_servers:"])
+def test_a_key_with_nothing_behind_it_is_not_as_if_it_were_not_there(key: str, tmp_path: Path) -> None:
+    # What stood below it is commented out: `tls:` alone would be plain HTTP without a word.
+    text = f"{GOOD}{key}\n    # certificate: x.pem\n"
+    finding = refusal(tmp_path, text).findings[0]
+    assert (finding.line, finding.reason) == (line_of(text, key.splitlines()[-1]), "is empty")
+    assert "or remove it" in finding.remedy
+    (must, *_) = refusal(tmp_path, GOOD.replace("name: test", "name:", 1)).findings
+    assert "remove" not in must.remedy
+
+
+def test_a_key_may_say_null(tmp_path: Path) -> None:
+    assert load_site(write(tmp_path, f"{GOOD}  tls: null\nchat: ~\n")).content.chat is None
 
 
 def test_group_names_are_used_once_in_the_site(tmp_path: Path) -> None:

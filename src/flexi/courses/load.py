@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,11 +40,10 @@ def load_courses(folder: Path, shown_as: str) -> tuple[Course, ...]:
 
     `shown_as` is how messages call the folder. A folder that is itself one course is read as such.
     """
-    if not folder.is_dir():
-        raise SiteError([Finding(shown_as, 0, 0, "", None, "is no folder", "name the folder with the courses in it")])
+    _refuse_unreadable(folder, shown_as)
     found: list[Finding] = []
     courses: dict[str, Course] = {}
-    for place, shown in _places(folder, shown_as, found):
+    for place, shown in _places(folder, shown_as):
         try:
             course = load_course(place, shown)
         except SiteError as error:
@@ -63,20 +63,25 @@ def load_courses(folder: Path, shown_as: str) -> tuple[Course, ...]:
     return tuple(courses[name] for name in sorted(courses))
 
 
-def _places(folder: Path, shown_as: str, found: list[Finding]) -> list[tuple[Path, str]]:
-    if (folder / FILE).exists():
-        return [(folder, shown_as)]
-    places = []
+def _refuse_unreadable(folder: Path, shown_as: str) -> None:
+    """SiteError where the folder is none, or nobody may look into it."""
     try:
-        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        os.scandir(folder).close()
+        return
+    except (FileNotFoundError, NotADirectoryError):
+        reason, remedy = "is no folder", "name the folder with the courses in it"
     except OSError as error:
-        found.append(Finding(shown_as, 0, 0, "", None, f"cannot be read ({error.strerror})", "check its permissions"))
-        return []
-    for path in entries:
-        if not path.is_dir():
-            continue  # A README beside the courses harms nobody.
-        places.append((path, f"{shown_as}/{path.name}"))
-    return places
+        reason = f"cannot be read ({(error.strerror or 'no folder').lower()})"
+        remedy = "check its name and permissions"
+    raise SiteError([Finding(shown_as, 0, 0, "", None, reason, remedy)])
+
+
+def _places(folder: Path, shown_as: str) -> list[tuple[Path, str]]:
+    if os.path.lexists(folder / FILE):
+        return [(folder, shown_as)]
+    # A README beside the courses harms nobody.
+    inside = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and os.path.isdir(path))
+    return [(path, f"{shown_as}/{path.name}") for path in inside]
 
 
 def load_course(folder: Path, shown_as: str) -> Course:
@@ -93,7 +98,7 @@ def load_course(folder: Path, shown_as: str) -> Course:
         found += error.findings
     place = folder / FOLDER
     material: list[Material] = []
-    if place.is_symlink() or not place.is_dir():
+    if place.is_symlink() or not os.path.isdir(place):  # unlike Path.is_dir it takes a folder that is closed
         reason, remedy = "is no folder", f"make it, and put the course's texts there ({EXAMPLE})"
         found.append(Finding(f"{shown_as}/{FOLDER}", 0, 0, "", None, reason, remedy))
     else:

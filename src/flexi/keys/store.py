@@ -142,7 +142,7 @@ class KeysStore:
             if entry.name == name:
                 return entry
         close = nearest(name, [entry.name for entry in self.entries])
-        hint = f"did you mean '{close}'?" if close else f"./flexi keys list {self._site.content.site.name} shows all"
+        hint = f"did you mean '{close}'?" if close else f"./flexi keys list {self._site.shown_as} shows all"
         raise InputError(f"there is no consumer '{name}'; {hint}")
 
     def _end(self, expires: datetime | None) -> str | None:

@@ -43,6 +43,10 @@ class Document:
     keys: Mapping[Path, Mark]
     values: Mapping[Path, Mark]
 
+    def is_empty(self, path: Path) -> bool:
+        """Whether a key has nothing behind it, not even `null`: the reader then places its value at the key."""
+        return path in self.keys and self.values.get(path) == self.keys[path]
+
     def mark(self, path: Path, at_key: bool = False) -> Mark:
         """Where `path` stands, or the nearest place above it that exists."""
         for end in range(len(path), 0, -1):

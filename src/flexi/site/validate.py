@@ -31,11 +31,17 @@ _TYPES = {
 
 def validate(model: type[Content], document: Document) -> Content:
     """The document's content as `model`. SiteError with every finding."""
+    # As good as commented out, and nobody means that by `tls:`. Who does can write `tls: null`.
+    empty = [path for path in document.keys if document.is_empty(path)]
+    problems = [Problem(path, "is empty", _fill(model, path), at_key=True) for path in empty]
     try:
-        return model.model_validate(document.data)
+        content = model.model_validate(document.data)
     except ValidationError as error:
-        details = error.errors(include_url=False)
-    raise SiteError(findings([_problem(model, document, detail) for detail in details], document))
+        found = [_problem(model, document, detail) for detail in error.errors(include_url=False)]
+        problems += [problem for problem in found if problem.path not in empty]
+    if problems:
+        raise SiteError(findings(problems, document))
+    return content
 
 
 def findings(problems: Iterable[Problem], document: Document) -> list[Finding]:
@@ -152,12 +158,17 @@ def _options(annotation: Any) -> list[str]:
 
 
 def _example(model: type[BaseModel], owner: Path, key: str) -> str | None:
+    field = _field(model, owner, key)
+    if field is None or not field.examples:
+        return None
+    example = field.examples[0]
+    return f'"{example}"' if isinstance(example, str) and example[:1].isdigit() else _flow(example)
+
+
+def _field(model: type[BaseModel], owner: Path, key: str) -> FieldInfo | None:
     annotation = _annotation(model, owner)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        field = _fields(annotation).get(key)
-        if field is not None and field.examples:
-            example = field.examples[0]
-            return f'"{example}"' if isinstance(example, str) and example[:1].isdigit() else _flow(example)
+        return _fields(annotation).get(key)
     return None
 
 
@@ -175,6 +186,13 @@ def _add(model: type[BaseModel], owner: Path, key: str) -> str:
     if example is not None:
         return f"add it, e.g. {key}: {example}"
     return "add it, see docs/site-reference.md"
+
+
+def _fill(model: type[BaseModel], path: Path) -> str:
+    field = _field(model, path[:-1], str(path[-1]))
+    example = _example(model, path[:-1], str(path[-1]))
+    write = f"write e.g. {path[-1]}: {example}" if example is not None else "write what it shall be"
+    return write if field is not None and field.is_required() else f"{write}, or remove it"
 
 
 def _instead(model: type[BaseModel], path: Path, kind: str, given: object) -> str:
