@@ -79,7 +79,8 @@ def reference() -> str:
         "`# yaml-language-server: $schema=../docs/site.schema.json`.",
         "",
         "YAML 1.2, UTF-8, at most 256 KiB; no aliases, merge keys or tags. Quote what looks like a number and is none:",
-        '`cuda: "12.4"`. A key with nothing behind it is refused: remove it, or write `null`. Keys for consumers do not stand here: `./flexi keys add <site> <name>` makes them.',
+        '`cuda: "12.4"`. A key with nothing behind it is refused: remove it, or write `null`.',
+        "Keys for consumers do not stand here: `./flexi keys add <site> <name>` makes them.",
         "",
     ]
     lines += _section(schema, schema, "")
