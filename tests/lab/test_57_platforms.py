@@ -60,6 +60,22 @@ def test_a_bare_host_and_the_same_again(day: Site) -> None:
     assert "nvidia-utils-535-server" in day.ssh("server-d", "apt-mark showhold").stdout
 
 
+def test_ubuntu_24_to_580_with_a_new_ollama_and_back(day: Site) -> None:
+    """Driver and Ollama in one deploy each way. Before the nights: the branch's modules are for the kernel of today."""
+    newer = path_of(day, "others-580", branch="580-server", version="0.32.15", hosts=("server-d",))
+    state = "head -n1 /proc/driver/nvidia/version; readlink /opt/ollama/current; apt-mark showhold; dpkg -l | grep ^ii"
+    for path, new, old, release in ((newer, 580, 535, "0.32.15"), (path_of(day), 535, 580, "0.24.0")):
+        changes = day.as_foretold(*PERMITTED, site_file=path)
+        assert {host for host, name in changes if "Reboot" in name} == {"server-d"}
+        assert failures_of(path) == []
+        now = day.ssh("server-d", state).stdout
+        assert f"  {new}." in now.splitlines()[0]
+        assert release in now.splitlines()[1]
+        assert f"nvidia-utils-{new}-server" in now
+        assert f"linux-modules-nvidia-{old}-server" not in now, "no modules of the other branch for any kernel"
+    assert day.doctor(path_of(day)) == []
+
+
 @pytest.mark.parametrize("archive", ["transitional", "kernel", "driver"])
 def test_no_night_changes_what_runs(day: Site, archive: str) -> None:
     """Ubuntu ends the branch, a kernel comes, Debian has a newer build: all of it waits for the admin."""
