@@ -45,7 +45,8 @@ def check_picture(path: str) -> None:
         with Path(path).open("rb") as file:
             begin = file.read(len(_PNG))
     except OSError as error:
-        raise InputError(f"chat.logo: {path} cannot be read: {error.strerror}") from None
+        reason = (error.strerror or "no file").lower()
+        raise InputError(f"chat.logo: {path} cannot be read ({reason}): put the file there") from None
     if begin != _PNG:
         raise InputError(f"chat.logo: {path} is no PNG: convert it")
 
@@ -84,7 +85,7 @@ def secret(given: SecretPlan, where: str) -> str:
         value, source = _printed(given.command, given.folder, where), f"`{given.command}`"
     value = value.rstrip("\r\n")
     if not value or not value.isprintable():
-        raise InputError(f"{where}: {source} gives no secret of one line")
+        raise InputError(f"{where}: {source} gives no secret of one line: the secret and nothing else")
     return value
 
 
@@ -94,10 +95,16 @@ def _printed(command: str, folder: str, where: str) -> str:
             ["sh", "-c", command], cwd=folder, stdout=subprocess.PIPE, text=True, timeout=_PATIENCE_S, check=False
         )
     except (subprocess.TimeoutExpired, UnicodeDecodeError):
-        raise InputError(f"{where}: `{command}` prints no secret within {_PATIENCE_S:.0f} s") from None
+        raise InputError(
+            f"{where}: `{command}` prints no secret within {_PATIENCE_S:.0f} s: {_by_hand(folder)}"
+        ) from None
     if done.returncode:
-        raise InputError(f"{where}: `{command}` failed with status {done.returncode}")
+        raise InputError(f"{where}: `{command}` failed with status {done.returncode}: {_by_hand(folder)}")
     return done.stdout
+
+
+def _by_hand(folder: str) -> str:
+    return f"try it in a shell, in {folder}"
 
 
 def text(path: str, where: str) -> str:
@@ -105,6 +112,8 @@ def text(path: str, where: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise InputError(f"{where}: {path} cannot be read ({(error.strerror or 'no file').lower()})") from None
+        remedy = "put the file there" if isinstance(error, FileNotFoundError) else "check its name and permissions"
+        reason = (error.strerror or "no file").lower()
+        raise InputError(f"{where}: {path} cannot be read ({reason}): {remedy}") from None
     except ValueError:
-        raise InputError(f"{where}: {path} is no text in UTF-8") from None
+        raise InputError(f"{where}: {path} is no text in UTF-8: save it as UTF-8") from None

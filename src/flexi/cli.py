@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from flexi import bundling, deploying, doctor, status, testing, usage, verifying
+from flexi import bundling, deploying, doctor, private_files, status, testing, usage, verifying
 from flexi.accounts import commands as accounts_commands
 from flexi.accounts import lab as lab_account
 from flexi.bench import lab as lab_bench
@@ -92,7 +92,7 @@ def check(site: str, as_json: bool) -> None:
     path, plan = load(site)
     with Bars(Console(stderr=True)) as bars:
         check_supplies(plan, site, bars)
-    for warning in plan.warnings:
+    for warning in (*plan.warnings, *private_files.warnings(plan)):
         click.echo(f"{warning.where}: warning: {warning.message}")
     models = sum(len(instance.models) for instance in plan.instances)
     click.echo(
@@ -117,7 +117,7 @@ def check_for_programs(site: str) -> None:
     if findings:
         print_json({**report, "ok": False, "findings": [vars(finding) for finding in findings]})
         sys.exit(EXIT_BAD_INPUT)
-    warnings = [warning.model_dump(mode="json") for warning in plan.warnings]
+    warnings = [warning.model_dump(mode="json") for warning in (*plan.warnings, *private_files.warnings(plan))]
     print_json({**report, "site": plan.site, "ok": True, "warnings": warnings})
 
 

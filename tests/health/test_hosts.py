@@ -60,7 +60,9 @@ def test_clock(target: Host) -> None:
 @pytest.mark.parametrize("kind", ["space", "inodes"])
 def test_disk(host_plan: HostPlan, target: Host, kind: str) -> None:
     """its disks have {kind} left"""
-    paths = ["/", "/var"] + [instance.store for instance in (host_plan.ollama.instances if host_plan.ollama else ())]
+    paths = ["/", "/var", "/tmp"] + [
+        instance.store for instance in (host_plan.ollama.instances if host_plan.ollama else ())
+    ]
     column = "ipcent" if kind == "inodes" else "pcent"
     lines = target.check_output(f"df --output={column},target " + " ".join(paths)).splitlines()[1:]
     full = []

@@ -67,6 +67,44 @@ def test_what_this_machine_refuses_is_one_sentence(monkeypatch: pytest.MonkeyPat
     assert (done.returncode, done.stderr) == (1, "flexi: /var/tmp/x: No space left on device\n")
 
 
+def test_a_secret_that_others_may_read_is_warned_of(tmp_path: Path) -> None:
+    secret = tmp_path / "db.secret"
+    secret.write_text("postgresql://flexi:x@192.0.2.9/chat\n")
+    site = tmp_path / "uni.yaml"
+    site.write_text(
+        GOOD + "chat:\n  host: gateway\n  name: chat.example.edu\n  database: postgresql\n"
+        "  database_url: {file: db.secret}\n"
+    )
+    for mode, expected in ((0o644, 1), (0o640, 1), (0o600, 0), (0o400, 0)):
+        secret.chmod(mode)
+        done = flexi("check", str(site))
+        assert done.returncode == 0, done.stderr
+        words = f"chat.database_url: warning: others on this machine may read {secret}: chmod 600 {secret}"
+        assert done.stdout.count(words) == expected
+        report = json.loads(flexi("check", "--json", str(site)).stdout)
+        assert [w["where"] for w in report["warnings"]].count("chat.database_url") == expected
+
+
+def test_a_file_that_is_not_there_comes_with_what_to_do(tmp_path: Path) -> None:
+    site = tmp_path / "uni.yaml"
+    chat = GOOD + "chat:\n  host: gateway\n  name: chat.example.edu\n"
+    for lines, words in (
+        (
+            "  agreement: {version: '1', de: nope.md}\n",
+            "nope.md cannot be read (no such file or directory): put the file",
+        ),
+        ("  logo: nope.png\n", "nope.png cannot be read (no such file or directory): put the file there"),
+        (
+            "  database: postgresql\n  database_url: {command: exit 3}\n",
+            f"`exit 3` failed with status 3: try it in a shell, in {tmp_path}",
+        ),
+    ):
+        site.write_text(chat + lines)
+        done = flexi("check", str(site))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert words in done.stderr
+
+
 def line_of(path: Path, text: str) -> int:
     return next(number for number, line in enumerate(path.read_text().splitlines(), 1) if text in line)
 

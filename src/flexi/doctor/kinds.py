@@ -101,8 +101,8 @@ DISK_SHORT = _kind(
     "disk-short",
     "error",
     "a disk is nearly full",
-    reads="`df` of /, /boot, /var, /opt/ollama and the models' stores",
-    means="downloads of models and upgrades of packages fail, logs are lost",
+    reads="`df` of /, /boot, /var, /tmp, /opt/ollama and the models' stores",
+    means="deploys, downloads of models and upgrades of packages fail, logs are lost",
     mends="{ssh} sudo du -xh --max-depth=3 {mount} | sort -h | tail",
 )
 INODES_SHORT = _kind(
