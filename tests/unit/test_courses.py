@@ -229,7 +229,7 @@ def test_material_with_text(folder: Path, name: str) -> None:
     assert reviewed.findings == ()
 
 
-def test_check_names_each_file_without_text(folder: Path) -> None:
+def test_check_names_each_file_without_text(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name, (content, _) in WITHOUT.items():
         (folder / "material" / name).write_bytes(content)
     (folder / "material" / "copy.md").write_bytes((folder / "material" / "heaps.md").read_bytes())
@@ -242,6 +242,7 @@ def test_check_names_each_file_without_text(folder: Path) -> None:
     report = json.loads(CliRunner().invoke(cli, ["courses", "check", str(folder), "--json"]).stdout)
     assert report["ok"] is False
     assert len(report["findings"]) == 8
+    assert caplog.text == "", "what the PDF reader says has no file's name"
 
 
 def test_check_of_a_good_folder_and_of_a_site_without_courses(folder: Path) -> None:

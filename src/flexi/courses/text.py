@@ -6,6 +6,7 @@ The chat's own readers are pypdf, docx2txt, BeautifulSoup and plain text (open_w
 from __future__ import annotations
 
 import html.parser
+import logging
 import re
 import zipfile
 import zlib
@@ -35,6 +36,8 @@ def _pdf(path: Path) -> tuple[str, str] | None:
     from pypdf import PdfReader
     from pypdf.errors import PyPdfError
 
+    # It says of broken files what is said below, without their names.
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)
     try:
         reader = PdfReader(path)
         if reader.is_encrypted and not reader.decrypt(""):
