@@ -85,6 +85,10 @@ class FakeWebui:
             case ["models", "model", "access", "update"]:
                 self.models[body["id"]]["access_grants"] = body["access_grants"]
                 return body
+            case ["models", "model", "toggle"]:
+                bot = self.models[path.partition("?id=")[2]]
+                bot["is_active"] = not bot.get("is_active", True)
+                return bot
             case ["models", "model", "delete"]:
                 del self.models[body["id"]]
                 return True

@@ -235,6 +235,50 @@ def test_another_embedding_model_indexes_everything_anew(chat: Chat) -> None:
     chat.check()
 
 
+def test_bots_whose_material_another_model_indexed_are_away_until_it_is_there(chat: Chat) -> None:
+    """Whoever asks one meanwhile would be answered as if the course had no material."""
+    chat.converge()
+    chat.wanted["index"], chat.webui.length = "bge-m3", 1024
+    active: list[bool] = []
+    upload = chat.webui.upload
+
+    def watched(name: str, kind: str, content: bytes, metadata: Mapping[str, str]) -> Any:
+        active.append(chat.webui.models[f"course-{metadata['course']}"]["is_active"])
+        return upload(name, kind, content, metadata)
+
+    chat.webui.upload = watched  # type: ignore[method-assign]
+    chat.webui.embedding = False
+    chat.converge()
+    assert chat.webui.models["course-a"]["is_active"] is False
+    chat.webui.embedding = True
+    chat.webui.limit = len(chat.webui.asked) + 20
+    with pytest.raises(WebuiError):
+        chat.converge()
+    chat.webui.limit = None
+    assert chat.converge().problems == []
+    assert len(active) >= 3 + 3
+    assert not any(active)
+    assert [chat.webui.models[f"course-{name}"]["is_active"] for name in "ab"] == [True, True]
+    chat.check()
+
+
+def test_a_file_of_no_use_does_not_keep_a_bot_away_that_was_there(chat: Chat) -> None:
+    chat.converge()
+    chat.course("b", {"one.md": "text one", "scan.md": " "}, EVERYONE)
+    chat.wanted["index"], chat.webui.length = "bge-m3", 1024
+    (problem,) = chat.converge().problems
+    assert "b: index scan.md: holds no text" in problem
+    assert chat.webui.models["course-b"]["is_active"] is True
+
+
+def test_a_changed_file_takes_no_bot_away(chat: Chat) -> None:
+    chat.converge()
+    chat.course("b", {"one.md": "text one, changed"}, EVERYONE)
+    chat.webui.asked.clear()
+    chat.converge()
+    assert not [words for words in chat.webui.asked if "toggle" in words]
+
+
 def test_a_model_that_somebody_made_is_not_taken(chat: Chat) -> None:
     mine = {"id": "course-a", "base_model_id": "x", "user_id": "ada-id", "name": "Mine", "meta": {}, "params": {}}
     chat.webui.models["course-a"] = mine

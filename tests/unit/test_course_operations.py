@@ -128,6 +128,22 @@ def test_the_chat_is_asked_and_left_alone_where_it_has_all(chat: ChatPlan) -> No
     assert Fake(says).run(courses_converged, chat=chat)[0] is False
 
 
+def test_another_embedding_model_is_announced_with_what_it_costs(
+    chat: ChatPlan, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("flexi.operations.courses._converge", lambda state, host, command: True)
+    there = found(chat)
+    says = {"courses --url http://127.0.0.1:8095 state": [json.dumps(there)]}
+    other = chat.model_copy(update={"embedding_model": "bge-m3:latest"})
+    assert Fake(says).run(courses_converged, chat=other)[0] is True
+    words = "2 files are embedded anew, by bge-m3:latest; a course's bot is away until all of its files are: heaps"
+    assert caplog.text.count(words) == 1
+    caplog.clear()
+    there["courses"]["heaps"]["files"][0]["sha256"] = "0" * 64
+    assert Fake({next(iter(says)): [json.dumps(there)]}).run(courses_converged, chat=chat)[0] is True
+    assert "embedded anew" not in caplog.text
+
+
 @pytest.mark.parametrize("says", [[], ['{"problem": "away"}']])
 def test_a_chat_that_cannot_be_asked_is_converged(
     chat: ChatPlan, says: list[str], monkeypatch: pytest.MonkeyPatch

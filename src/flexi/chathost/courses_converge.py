@@ -2,7 +2,8 @@
 
 - Who may no longer use a bot is kept out before anything that takes time.
 - A changed file stays as it was until the new one is read and embedded: a failure leaves the old text, not a hole.
-- A bot appears when all its material is there, and keeps answering while some of it changes.
+- A bot appears when all its material is there, and keeps answering while some of it changes. Where another embedding
+  model has indexed it, nothing of it is found any more: the bot is away until all is indexed anew.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from . import courses_note
 from .courses_note import Readiness
 from .courses_state import BOT, MARK, CourseRows, FileRow, State, as_found, read_state, unlinked_files
-from .courses_wanted import Step, course_steps, difference
+from .courses_wanted import Step, course_steps, difference, embedded_anew
 from .files import delete_file
 from .webui import Webui, WebuiError
 
@@ -47,6 +48,7 @@ class Converge:
     _state: State = field(init=False)
     _ready: dict[str, Readiness] = field(init=False, default_factory=dict)
     _left: dict[tuple[str, str, str, str], FileRow] = field(init=False, default_factory=dict)
+    _away: int = 0
     _away_in_a_row: int = 0
     _done: int = 0
     _all: int = 0
@@ -54,6 +56,7 @@ class Converge:
     def run(self) -> int:
         """The number of steps made. What could not be done is in `problems`; WebuiError where the chat is away."""
         self._state = read_state(self.webui, self.account, self.wanted)
+        self._rest()
         found = as_found(self._state, self.wanted)
         steps = difference(self.wanted, found)
         self._all = len(steps)
@@ -76,6 +79,14 @@ class Converge:
         self.webui.get("/api/models", refresh="true")  # A worker knows the bots that it last listed.
         return self._done
 
+    def _rest(self) -> None:
+        """Take the bots away that would answer without their material."""
+        for name in embedded_anew(self.wanted, as_found(self._state, self.wanted)):
+            rows = self._state.courses[name]
+            if rows.bot is not None and _active(rows.bot):
+                self.webui.post(f"/api/v1/models/model/toggle?id={rows.bot['id']}")
+                rows.bot = {**rows.bot, "is_active": False}
+
     def _try(self, step: Step) -> bool:
         """Make a step; False, and a problem more, where the chat refuses."""
         self.say(step, self._done, self._all)
@@ -87,6 +98,7 @@ class Converge:
                 self.lasting.append(self.problems[-1])
             if error.status == 0:
                 raise
+            self._away += AWAY in error.words
             self._away_in_a_row = self._away_in_a_row + 1 if AWAY in error.words else 0
             if self._away_in_a_row == PATIENCE:
                 raise _GivingUpError from None
@@ -190,12 +202,14 @@ class Converge:
             }
             rows.knowledge = self.webui.post("/api/v1/knowledge/create", form)
         self._forget_another_models_index(name, rows)
-        whole = True
+        whole, away = True, self._away
         for step in steps:
             if step.what in ("index", "index anew", "take out"):
                 whole = self._try(step) and whole
         bots = [step for step in steps if step.what in ("make the course", "change the bot")]
-        if bots and (whole or rows.bot is not None):
+        # One that was away comes back with what can be indexed, as it would have stayed with it.
+        stays = rows.bot is not None and (_active(rows.bot) or self._away == away)
+        if bots and (whole or stays):
             self._try(bots[0])
         elif bots:
             self.problems.append(f"{name}: the bot waits until all its material is indexed")
@@ -313,6 +327,10 @@ class Converge:
         for file in unlinked:
             if file.id not in used:
                 delete_file(self.webui, file.id)
+
+
+def _active(bot: Json) -> bool:
+    return bool(bot.get("is_active", True))
 
 
 def shown_name(name: str) -> str:

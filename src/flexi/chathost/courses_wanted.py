@@ -94,6 +94,17 @@ def course_steps(name: str, wanted: Json, found: Json | None, index: str, absent
     return steps
 
 
+def embedded_anew(wanted: Json, found: Json) -> dict[str, int]:
+    """Number of files by course, for courses with material that another embedding model indexed: none of it is found
+    by what the wanted one makes of a question."""
+    present = found.get("courses", {})
+    return {
+        name: len(course["files"])
+        for name, course in sorted(wanted["courses"].items())
+        if any(file["index"] != wanted["index"] for file in present.get(name, {}).get("files", ()))
+    }
+
+
 def same_access(wanted: Json, found: Json | None, absent: set[str]) -> bool:
     """Whether all get in who shall and can; who has no account yet cannot."""
     if found is None:

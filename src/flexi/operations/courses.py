@@ -22,7 +22,7 @@ from rich.filesize import decimal
 from flexi import remote
 from flexi.chat_facts import COURSES, CourseBots, CourseStore
 from flexi.chat_programs import chat_program
-from flexi.chathost.courses_wanted import difference
+from flexi.chathost.courses_wanted import difference, embedded_anew
 from flexi.courses.progress import Steps
 from flexi.courses_config import courses_config
 from flexi.errors import FlexiError
@@ -111,6 +111,14 @@ def courses_converged(chat: ChatPlan) -> Commands:
     if found is not None and not difference(wanted, found):
         host.noop("the chat has all of it")
         return
+    anew = embedded_anew(wanted, found) if found else {}
+    if anew and not host.state.is_executing:
+        host.log_styled(
+            f"{sum(anew.values())} files are embedded anew, by {chat.embedding_model}; a course's bot is away until "
+            f"all of its files are: {', '.join(anew)}",
+            fg="yellow",
+            log_func=logger.warning,
+        )
     yield FunctionCommand(_converge, (chat_program(COURSES, "--url", url, "converge"),), {})
 
 
