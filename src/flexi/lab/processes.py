@@ -64,8 +64,8 @@ def read(path: Path) -> Process | None:
     return process if process.alive else None
 
 
-def end(processes: Iterable[Process], timeout_s: float = 10.0) -> list[Process]:
-    """Kill them and wait until they are gone; returns those that are not."""
+def end(processes: Iterable[Process], timeout_s: float = 60.0) -> list[Process]:
+    """Kill them and wait until they are gone; returns those that are not. Who waits for a busy disk dies late."""
     left = list(processes)
     deadline = time.monotonic() + timeout_s
     while left and time.monotonic() < deadline:
