@@ -16,7 +16,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
-from lab_site import Done, Site, another, failures_of, flexi, run, until
+from fuzz import frames
+from fuzz.storm import BATCH, fuzzers_key, nothing_breaks, storm
+from lab_site import Done, Figure, Site, another, failures_of, flexi, run, until
 
 from flexi.lab.topology import FLOATING
 
@@ -24,6 +26,7 @@ SECOND = "gateway-2"
 NAME = "flexi.lab.test"
 CHAT = f"chat.{NAME}"
 MODEL = "phi3:3.8b"
+HTTP2_BATCHES = 20
 MOVED_WITHIN_S = 10
 """Two failed looks, a second each, and VRRP's own wait; a busy computer takes its time."""
 
@@ -137,6 +140,22 @@ def test_https_at_both_and_at_the_address_that_they_share(pair: Pair) -> None:
     old = pair.ask("/", "--tls-max", "1.1")
     assert old.status != 0
     assert "version" in old.stderr
+
+
+def test_hostile_http2_gets_nowhere(pair: Pair, figure: Figure) -> None:
+    """No 5xx of ours, no crash, nothing past keys or models, no eviction; and whoever comes after a flood is served."""
+    address = (f"{pair.network}.10", 443)
+    with fuzzers_key(pair.file) as key, nothing_breaks(pair.site):
+        statuses = storm(
+            frames.attempts(key), HTTP2_BATCHES, lambda request: frames.exchange(address, request), frames.judge
+        )
+        counts = ", ".join(f"{count} of {status}" for status, count in sorted(statuses.items()))
+        figure(f"{BATCH * HTTP2_BATCHES} hostile requests by HTTP/2: {counts}")
+        for status in (200, 400, 401, 404):
+            assert statuses[status], f"no storm: nobody was answered {status}"
+        for name in frames.FLOODS:
+            assert frames.flood(address, frames.usual(key), name) > 1, name
+            assert pair.asked_for_tokens(10), name
 
 
 def test_plain_http_leads_to_https_and_takes_no_key(pair: Pair) -> None:

@@ -153,8 +153,9 @@ CHAT = ChatEdgePlan(
 
 def test_the_chats_requests_pass_by_everything_that_is_the_apis() -> None:
     edge = sections(haproxy(GATEWAY.model_copy(update={"chat": CHAT})))["frontend api"]
-    assert edge[0] == "acl is_chat req.hdr(host),field(1,:) -m str -i chat.example.org"
-    assert edge.index("http-request allow if is_chat") == 2
+    assert "acl is_chat req.hdr(host),field(1,:) -m str -i chat.example.org" in edge
+    first = [line for line in edge if line.startswith("http-request")][:2]
+    assert first == ["http-request set-log-level silent if is_chat", "http-request allow if is_chat"]
     assert edge.index("use_backend chat if is_chat") < edge.index("use_backend catalogue if is_list")
     assert "bind 127.0.0.1:8094" in edge
 
@@ -219,10 +220,16 @@ def test_haproxys_own_errors_have_the_dialect_of_the_path(path: str) -> None:
 
 
 def test_what_asks_for_no_path_gets_json_too() -> None:
-    """`OPTIONS *`: HAProxy's `path` finds nothing there, and a rule that finds nothing leaves a variable as it was."""
-    edge = sections(haproxy())["frontend api"]
-    first = [next(line for line in edge if f"set-var(txn.{end})" in line) for end in ("open", "close")]
-    assert [line.split()[2].split(",")[0] for line in first] == ["str(/)", "str(/)"]
+    """`OPTIONS *`: HAProxy's `path` finds nothing there, and a rule that finds nothing leaves a variable as it was.
+
+    In tcp-request: of what HAProxy refuses by itself, no rule of http-request gets to see anything.
+    """
+    edge = sections(haproxy(GATEWAY.model_copy(update={"chat": CHAT})))["frontend api"]
+    for end, name in (("open", "dialects"), ("close", "dialects-end")):
+        first = next(line for line in edge if f"set-var(txn.{end})" in line)
+        assert first == f"tcp-request content set-var(txn.{end}) str(/),map_beg(/etc/haproxy/flexi/{name}.map)"
+    kinds = [line.split()[0] for line in edge if line.startswith(("tcp-request", "http-request"))]
+    assert kinds == sorted(kinds, reverse=True), "HAProxy warns at each start"
 
 
 def test_the_chats_errors_are_its_own() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 DEADLINE_S = 30
 MAX_ANSWER = 1 << 20
@@ -21,7 +21,7 @@ class Attempt:
     """A request, and how its answer may look."""
 
     path: str
-    raw: bytes = field(repr=False)
+    raw: bytes
     sound: bool = True
     """Its HTTP is right, whatever the body is: it gets exactly one response, and an error of ours is JSON."""
     authorized: bool = True
