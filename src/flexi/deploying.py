@@ -103,6 +103,7 @@ def run_pyinfra(plan: Plan, site_file: Path, console: Console, wish: Wish, *, sc
     FlexiError names the hosts that failed.
     """
     command = pyinfra_command(site_file, wish, script=script, dry=dry)
+    _refuse_without_files(plan)
     _refuse_without_root(plan, site_file, wish)
     console.print(f"$ {shlex.join(command)}", highlight=False, soft_wrap=True)
     done = subprocess.run(command, cwd=ROOT, stdout=None if dry else subprocess.PIPE, text=True, check=False)
@@ -110,6 +111,20 @@ def run_pyinfra(plan: Plan, site_file: Path, console: Console, wish: Wish, *, sc
         failed = failed_hosts(done.stdout or "") or list(wish.limit) or [host.name for host in plan.hosts]
         raise FlexiError(f"see above why; safe to run again once it is mended. Not deployed: {', '.join(failed)}")
     return 0 if dry else changes(done.stdout)
+
+
+def _refuse_without_files(plan: Plan) -> None:
+    """InputError where a file that SSH needs cannot be read: pyinfra breaks off with a traceback, or does without."""
+    for name in ("config", "identity"):
+        for path in {getattr(host.ssh, name) for host in plan.hosts} - {None}:
+            try:
+                with open(path, "rb"):
+                    pass
+            except OSError as error:
+                reason = (error.strerror or "no file").lower()
+                raise InputError(
+                    f"ssh.{name}: {path} cannot be read ({reason}): correct the path, or remove it"
+                ) from None
 
 
 def _refuse_without_root(plan: Plan, site_file: Path, wish: Wish) -> None:

@@ -15,9 +15,32 @@ from flexi import deploying, remote
 from flexi.errors import EXIT_OK, FlexiError, InputError
 from flexi.paths import INVENTORY
 from flexi.plan import build_plan
-from flexi.plan.model import HostPlan
+from flexi.plan.model import HostPlan, Plan
 from flexi.remote import Answer
 from flexi.site import load_site
+
+
+def lab_plan() -> Plan:
+    """Without the SSH configuration that only a lab which is up has."""
+    plan = build_plan(load_site(INVENTORY / "lab.yaml"))
+    return with_ssh(plan, config=None)
+
+
+def with_ssh(plan: Plan, **change: str | None) -> Plan:
+    hosts = [host.model_copy(update={"ssh": host.ssh.model_copy(update=change)}) for host in plan.hosts]
+    return plan.model_copy(update={"hosts": tuple(hosts)})
+
+
+@pytest.mark.parametrize("key", ["config", "identity"])
+def test_a_file_that_ssh_lacks_is_said_before_pyinfra_starts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key: str
+) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("something was started"))
+    plan = with_ssh(lab_plan(), **{key: str(tmp_path / "none")})
+    with pytest.raises(InputError, match=rf"^ssh\.{key}: .*none cannot be read \(no such file or directory\): correct"):
+        deploying.deploy(
+            plan, INVENTORY / "lab.yaml", Console(file=io.StringIO()), deploying.Wish(), dry=True, wait=False
+        )
 
 
 def test_it_runs_what_an_admin_could_type() -> None:
@@ -56,7 +79,7 @@ def test_an_outcome_that_never_came_names_nobody(output: str) -> None:
 def test_it_waits_for_the_models_of_the_hosts_that_it_deployed(
     monkeypatch: pytest.MonkeyPatch, limit: list[str], asked: set[str], words: str
 ) -> None:
-    plan = build_plan(load_site(INVENTORY / "lab.yaml"))
+    plan = lab_plan()
     outcome = json.dumps({"results": {"failed_hosts": [], "totals": {"success": 0}}})
     monkeypatch.setattr(subprocess, "run", lambda argv, **_: subprocess.CompletedProcess(argv, 0, outcome, ""))
     hosts = set()
@@ -98,7 +121,7 @@ def test_a_host_where_sudo_wants_a_password_is_named_before_any_host_is_touched(
     monkeypatch.setattr(remote, "run", run)
     site = tmp_path / "my.yaml"
     site.with_suffix(".py").touch()
-    plan = build_plan(load_site(INVENTORY / "lab.yaml"))
+    plan = lab_plan()
     words = (
         "admin may not become root on server-b (sudo: a password is required): nothing was touched. "
         f"What mends it: ./flexi doctor {site}"
@@ -108,7 +131,7 @@ def test_a_host_where_sudo_wants_a_password_is_named_before_any_host_is_touched(
 
 
 def test_who_lets_a_host_leave_hears_that_its_pins_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = build_plan(load_site(INVENTORY / "lab.yaml"))
+    plan = lab_plan()
     outcome = json.dumps({"results": {"failed_hosts": [], "totals": {"success": 9}}})
     monkeypatch.setattr(subprocess, "run", lambda argv, **_: subprocess.CompletedProcess(argv, 0, outcome, ""))
     console = Console(file=io.StringIO(), width=400)
@@ -119,7 +142,7 @@ def test_who_lets_a_host_leave_hears_that_its_pins_are_gone(monkeypatch: pytest.
 
 def test_a_site_without_gpu_hosts_has_nothing_to_roll_back() -> None:
     site = INVENTORY / "lab.yaml"
-    plan = build_plan(load_site(site))
+    plan = lab_plan()
     bare = plan.model_copy(update={"hosts": tuple(host for host in plan.hosts if not host.ollama)})
     with pytest.raises(InputError, match="the site has no GPU host"):
         deploying.roll_back(bare, site, Console(file=io.StringIO()), deploying.Wish())
