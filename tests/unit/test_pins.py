@@ -11,10 +11,10 @@ import jinja2
 import pytest
 from apt_root import TOOLS, Apt
 
-from flexi.lab.vendor import archives, repository, ubuntu
+from flexi.lab.vendor import archives, debian, repository, ubuntu
 from flexi.operations.apt_sources import trial
 from flexi.paths import ROOT
-from flexi.plan.model import AptSourcePlan, PinPlan
+from flexi.plan.model import AptSourcePlan, PinPlan, PlatformName
 from flexi.plan.platforms import APT_SOURCES_ONLY, PLATFORMS, cuda_pins
 from flexi.rendering import render
 
@@ -114,6 +114,28 @@ def test_nvidias_repository_changes_nothing_on_a_host_of_ours(branch: str, holds
     toolkit = apt.would_install("cuda-toolkit-12-4")
     assert toolkit
     assert not [name for name in toolkit if "nvidia" in name]
+
+
+@pytest.mark.parametrize(
+    ("platform", "release"), [("ubuntu-24.04", ubuntu.NOBLE.kernel.release), ("debian-12", debian.KERNEL.release)]
+)
+def test_nor_on_the_other_platforms(platform: PlatformName, release: str, repositories: Path, tmp_path: Path) -> None:
+    """On Debian its packages have NVIDIA's own names, so that both would mix without the pins."""
+    apt, shipped = Apt(tmp_path, repositories, platform), PLATFORMS[platform].drivers["535-server"]
+    flavour = PLATFORMS[platform].kernels["generic"]
+    wanted = [shipped.module_package.format(release=release), *shipped.packages]
+    wanted = [name.format(kernel=flavour) for name in wanted]
+    pin(apt, "flexi-driver", shipped.pins)
+    pin(apt, "flexi-cuda", CUDA)
+    versions = apt.would_install(*wanted)
+    assert versions[shipped.version_package].startswith("535.309.01-0")
+    apt.pretend_installed(versions)
+    assert apt.would("dist-upgrade") == {}
+    for trap in ("cuda", "cuda-runtime-12-5", "cuda-drivers", "nvidia-driver-610"):
+        assert apt.would_install(trap) == {}, trap
+    (apt.preferences / "flexi-cuda").unlink()
+    (apt.preferences / "flexi-driver").unlink()
+    assert apt.would_install("cuda-drivers"), "the trap is there"
 
 
 def test_without_pins_the_toolkits_meta_packages_bring_nvidias_driver(apt: Apt) -> None:
