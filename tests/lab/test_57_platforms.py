@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab_site import Figure, Site, another, failures_of, flexi
+from lab_site import Figure, Site, another, failures_of, flexi, until
 from load import Load
 from sites import others
 
@@ -99,7 +99,13 @@ def test_a_new_kernel_comes_with_its_modules_on_request(day: Site, figure: Figur
     figure(clients.report("kernel update of Debian 12 and Ubuntu 24.04"))
     assert clients.lost == {}
     assert {host for host, name in changes if "Reboot" in name} == set(SERVERS)
-    assert all(day.ssh(host, "cat /proc/sys/kernel/osrelease").stdout != old[host] for host in SERVERS)
+    for host in SERVERS:
+        now = day.ssh(host, "cat /proc/sys/kernel/osrelease").stdout.strip()
+        assert now != old[host].strip()
+        # Packages of a kernel that was asked for by name would never go, and those of the newest are never superfluous.
+        by_name = day.ssh(host, "apt-mark showmanual").stdout.split()
+        assert not [name for name in by_name if name.endswith(now)]
+        assert now not in day.ssh(host, "apt-get -s autoremove").stdout
     assert failures_of(path) == []
     assert day.doctor(path) == []
 
@@ -124,6 +130,28 @@ def test_ollama_up_and_back(day: Site) -> None:
     assert done.status == 0, done.text[-3000:]
     assert all(day.ssh(host, "readlink /opt/ollama/current").stdout == "0.24.0\n" for host in SERVERS)
     assert failures_of(path_of(day)) == []
+
+
+def test_a_library_that_differs_from_its_module_is_named(day: Site) -> None:
+    path = path_of(day)
+    for host in SERVERS:
+        day.lab.machine(host).mismatch()
+    try:
+        found = {(finding["host"], finding["id"]) for finding in day.doctor(path)}
+        assert {(host, "driver-mismatch") for host in SERVERS} <= found
+    finally:
+        for host in SERVERS:
+            day.lab.machine(host).clear_faults()
+    until(lambda: day.doctor(path) == [], 120, "the agents have noticed")
+
+
+def test_a_replaced_card_is_accepted_with_one_command(day: Site) -> None:
+    path = path_of(day)
+    new = {host: day.lab.machine(host).replace_gpu(0) for host in SERVERS}
+    found = {(finding["host"], finding["id"]) for finding in day.doctor(path)}
+    assert {(host, "gpu-replaced") for host in SERVERS} <= found
+    deployed(path, *(word for host in SERVERS for word in ("--accept-gpus", host)))
+    assert all(day.ssh(host, f"cat /etc/ollama/{host[-1]}.env").stdout.count(uuid) == 1 for host, uuid in new.items())
 
 
 def test_debian_refuses_a_branch_that_it_does_not_ship(day: Site) -> None:

@@ -447,6 +447,7 @@ class ModelHost:
         r"umask 077; cat >\S+; mv -f \S+ (\S+)$": _secret,
         r"umask 077; echo FLEXI_PROOF=.* mv -f \S+ (\S+)$": _secret,
         rf"mv -f {own.STAMPS}/(\S+)\.new": _stamp,
+        r"apt cannot install the driver": _nothing,
         r"apt-mark hold ([^;]+) 2>&1\)": _hold,
         r"apt-mark unhold ([^;]+) 2>&1\)": _unhold,
         r"install --no-install-recommends (\S+) \|\|": _install,

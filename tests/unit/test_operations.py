@@ -350,6 +350,30 @@ def test_with_the_driver_come_the_modules_of_the_kernel_that_boots_next() -> Non
     assert commands[-1] == f"apt-mark auto linux-modules-nvidia-535-server-{release}", "it goes with its kernel"
 
 
+def test_a_driver_that_apt_cannot_install_costs_no_service(tmp_path: Path) -> None:
+    """An admin's own holds: asked while the instances still serve, and said with apt's words and a way out."""
+    driver = DRIVER.model_copy(update={"packages": ("nvidia-utils-535-server",)})
+    facts = {**truth(), "dpkg -l": [], "list-units": ["ollama@a.service"]}
+    _, commands = Fake(facts).run(driver_installed, driver=driver, interrupts=Interruption(("a",), 1))
+    rehearsal = next(command for command in commands if "apt-get -s -y" in command)
+    drained = next(command for command in commands if "/etc/flexi/drain.d" in command)
+    assert commands.index(rehearsal) < commands.index(drained)
+    refusal = "E: Error, pkgProblemResolver::Resolve generated breaks, this may be caused by held packages."
+    for name, script in {
+        "apt-get": f"echo '{refusal}' >&2; exit 100",
+        "apt-mark": "printf 'linux-generic\\nlinux-modules-nvidia-580-server-5.15.0-186-generic\\n'",
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    argv, env = shlex.split(rehearsal), {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(argv, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 1
+    assert "held packages" in done.stderr
+    assert "On hold by hand: linux-modules-nvidia-580-server-5.15.0-186-generic (apt-mark unhold" in done.stderr
+    (tmp_path / "apt-get").write_text("#!/bin/sh\nexit 0\n")
+    assert subprocess.run(argv, env=env, check=False).returncode == 0
+
+
 @pytest.mark.parametrize(
     ("kernels", "present", "wanted"),
     [

@@ -54,12 +54,14 @@ def driver_installed(driver: DriverPlan, interrupts: Interruption) -> Commands:
     if not absent and not other:
         host.noop("all of them are installed")
         return
-    yield from drain(interrupts)
     yield fresh_index()
     _, package, comes = _modules_to_come(driver)
     modules = [] if comes else [package]
     names = [*(driver.packages if other else absent), *modules]
-    yield install_command(names, *(["--allow-downgrades", "--allow-change-held-packages"] if other else []))
+    options = ["--allow-downgrades", "--allow-change-held-packages"] if other else []
+    yield _rehearsed(names, options)
+    yield from drain(interrupts)
+    yield install_command(names, *options)
     yield from _going_with_their_kernel(modules)
 
 
@@ -70,6 +72,22 @@ def install_command(packages: Sequence[str], *options: str) -> StringCommand:
         *("-o", "Dpkg::Options::=--force-confdef", "-o", "Dpkg::Options::=--force-confold"),
         *(QuoteString(name) for name in packages),
     )
+
+
+_REHEARSAL = """
+said=$(LC_ALL=C apt-get -s -y install --no-install-recommends {arguments} 2>&1) && exit 0
+held=$(apt-mark showhold | grep nvidia | tr '\n' ' ')
+echo "apt cannot install the driver: $(printf '%s' "$said" | grep '^E: ' | tail -n 1)" >&2
+[ -z "$held" ] || echo "On hold by hand: $held(apt-mark unhold lets go of them)" >&2
+echo "Nothing of the driver was changed" >&2
+exit 1
+"""
+
+
+def _rehearsed(packages: Sequence[str], options: Sequence[str]) -> StringCommand:
+    """Fail while the host still serves where apt would fail: it exchanges nothing for what an admin holds, and flexi
+    lets go of its own holds alone."""
+    return StringCommand("sh", "-c", QuoteString(_REHEARSAL.format(arguments=shlex.join([*options, *packages]))))
 
 
 def _going_with_their_kernel(modules: Sequence[str]) -> Generator[StringCommand, None, None]:
