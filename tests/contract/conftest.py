@@ -14,7 +14,9 @@ Tests that pull need the server to reach this machine's loopback.
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Iterator
+from functools import cache
 from urllib.parse import urlsplit
 
 import httpx
@@ -27,6 +29,14 @@ REAL_URL = os.environ.get("FLEXI_OLLAMA_URL", "")
 TOOL_MODEL = "mistral:7b"
 SIMULATED = {"0.24.0": "535.309.01", "0.32.15": "580.173.02"}
 """Version, and a driver that it computes on."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def authorities() -> Iterator[None]:
+    """The authorities that a client of HTTPS trusts, read once: each client reads them again, and none needs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ssl, "create_default_context", cache(ssl.create_default_context))
+        yield
 
 
 @pytest.fixture(scope="session")

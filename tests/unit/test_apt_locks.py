@@ -18,6 +18,7 @@ from pyinfra.api.operation import add_op
 from pyinfra.api.operations import run_ops
 from test_operations import DRIVER, INSTALLED, Fake
 
+from flexi.operations import apt_locks
 from flexi.operations.apt_locks import POLL_S, WAIT_S, waiting
 from flexi.operations.draining import Interruption
 from flexi.operations.packages import installed, updated
@@ -90,13 +91,14 @@ def test_who_has_the_lock_is_waited_for(tmp_path: Path, lock: str) -> None:
 
 
 @needs_apt
-def test_patience_ends_in_the_words_of_apt(tmp_path: Path) -> None:
+def test_patience_ends_in_the_words_of_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apt_locks, "WAIT_S", 10 * POLL_S)
     command, path = commands(tmp_path)["index"]
     with locked(path):
         done = run(f"{waiting(command)}echo after", tmp_path, "")
     assert (done.returncode, done.stdout) == (1, "")
     assert "Could not get lock" in done.stderr
-    assert slept(tmp_path) == WAIT_S // POLL_S - 1
+    assert slept(tmp_path) == 9
 
 
 def test_another_failure_is_said_at_once(tmp_path: Path) -> None:
