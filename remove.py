@@ -11,6 +11,5 @@ mine = turn.number(site, plan.name)
 for number in host.loop(turn.numbers(site)):
     turn.begin(number, mine, _sudo=True)
     if number == mine:
-        removal.stop(plan, _sudo=True)
-        turn.leave(_sudo=True)
+        turn.leave([removal.stop(plan, _sudo=True)], _sudo=True)
 removal.forget(bool(host.data.get("purge")), _sudo=True)

@@ -2,6 +2,7 @@
 
 from pyinfra import host
 from pyinfra.api import deploy
+from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import files
 
 from flexi import chat_files
@@ -70,11 +71,12 @@ STORES = (
 
 
 @deploy("Removal")
-def stop(plan: HostPlan) -> None:
-    """What interrupts service: a gateway once the other one has the address, instances once it sends nothing more."""
+def stop(plan: HostPlan) -> OperationMeta:
+    """What interrupts service: a gateway once the other one has the address, instances once it sends nothing more.
+    Returns the operation that drains them."""
     retired(name=f"Stop {KEEPALIVED}", pattern=KEEPALIVED, keep=(), only_with=OURS)
     retired(name="Stop HAProxy", pattern="haproxy.service", keep=(), only_with=GATEWAY_MARK)
-    retired(
+    drained = retired(
         name="Stop the instances, drained before",
         pattern="ollama@*.service",
         keep=(),
@@ -82,6 +84,7 @@ def stop(plan: HostPlan) -> None:
     )
     for unit in host.loop(SERVICES):
         retired(name=f"Stop {unit}", pattern=unit, keep=())
+    return drained
 
 
 @deploy("Removal")

@@ -41,6 +41,6 @@ def end(plan: HostPlan, after: Sequence[OperationMeta]) -> None:
 
 
 @deploy("Turn")
-def leave() -> None:
-    """The end of the turn of a host that serves no longer."""
-    returned(name="Let the next host begin", instances=(), gpu_count=0, driver=None, after=())
+def leave(after: Sequence[OperationMeta]) -> None:
+    """The end of the turn of a host that serves no longer; `after` are the operations that drained it."""
+    returned(name="Let the next host begin", instances=(), gpu_count=0, driver=None, after=after)

@@ -212,20 +212,21 @@ def make_bundle(
 @cli.command()
 @site_argument
 @click.argument("host")
+@click.option("--dry", is_flag=True, help="Only show what would be stopped and removed.")
 @click.option("--purge", is_flag=True, help="Remove the models and the chats too, not only flexi.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def remove(site: str, host: str, purge: bool, yes: bool) -> None:
+def remove(site: str, host: str, dry: bool, purge: bool, yes: bool) -> None:
     """Drain HOST, stop its instances and take flexi off it. The driver stays; models and chats unless purged."""
     path, what = load(site)
     deploying.check_removable(what, host)
     lost = deploying.last_homes(what, host)
     if lost:
         click.echo(f"No other host has {', '.join(lost)}.", err=True)
-    if not yes:
+    if not (yes or dry):
         if not sys.stdin.isatty():
             raise InputError(f"remove takes {host} out of service: say --yes where nobody can be asked")
         click.confirm(f"Take {host} out of service and flexi off it?", abort=True)
-    sys.exit(deploying.remove(what, path, out(), host, purge=purge))
+    sys.exit(deploying.remove(what, path, out(), host, purge=purge, dry=dry))
 
 
 @cli.command()

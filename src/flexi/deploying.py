@@ -196,11 +196,14 @@ def check_removable(plan: Plan, name: str) -> None:
         raise InputError(f"{name} is the gateway: name another host in gateway.host and deploy, then remove {name}")
 
 
-def remove(plan: Plan, site_file: Path, console: Console, name: str, *, purge: bool) -> int:
-    """Make a host an ordinary server again; returns the exit status. InputError as `check_removable` says."""
+def remove(plan: Plan, site_file: Path, console: Console, name: str, *, purge: bool, dry: bool) -> int:
+    """Make a host an ordinary server again, or only show what would go; returns the exit status. InputError as
+    `check_removable` says."""
     check_removable(plan, name)
     wish = Wish(limit=(name,), purge=purge)
-    run_pyinfra(plan, site_file, console, wish, script="remove.py", dry=False)
+    run_pyinfra(plan, site_file, console, wish, script="remove.py", dry=dry)
+    if dry:
+        return EXIT_OK
     points = [f"Now take {name} out of {site_file} and deploy: the gateway forgets it then."]
     if plan.host(name).driver:
         points += [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -142,6 +143,12 @@ def test_a_replaced_card_is_explained_and_accepted_with_one_command(day: Site) -
 
 def test_a_host_leaves_and_comes_back(day: Site) -> None:
     """It keeps its driver and its models, and nothing of flexi; the other one serves on."""
+    told = flexi("remove", traps(day), "server-b", "--dry", timeout_s=600)
+    assert told.status == 0, told.text[-3000:]
+    assert re.search(r"would remove .*/etc/ollama, .*/opt/ollama", told.text)
+    assert "/var/lib/ollama" not in told.text
+    assert day.answers("phi3:3.8b")
+    assert day.ssh("server-b", "systemctl is-active ollama@b.service; ls /etc/flexi/drain.d").stdout == "active\n"
     done = flexi("remove", traps(day), "server-b", "--yes", timeout_s=600)
     assert done.status == 0, done.text[-3000:]
     left = day.ssh(

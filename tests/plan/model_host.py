@@ -14,7 +14,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from io import BytesIO, StringIO
 from itertools import pairwise
@@ -79,6 +79,7 @@ class ModelHost:
     """What each instance serves as soon as it runs, by group."""
     stores: dict[str, list[str]] = field(default_factory=dict)
     """Models on the disk, by group."""
+    database: own.ChatDatabaseTruth = field(default_factory=own.ChatDatabaseTruth)
     bots: dict[str, Any] | None = None
     """What the chat says of course bots; None while it cannot be asked."""
     stdin: str = ""
@@ -230,7 +231,7 @@ class ModelHost:
         return entry.content.decode() if entry else None
 
     def _fact_chat_database(self, database: str) -> own.ChatDatabaseTruth:
-        return own.ChatDatabaseTruth()
+        return self.database
 
     def _fact_course_store(self, home: str) -> StoreTruth:
         names = (path.removeprefix(f"{home}/") for path in self.files if path.startswith(f"{home}/"))
@@ -419,6 +420,9 @@ class ModelHost:
         for path in re.findall(r"mv -f '[^']+\.new' '([^']+)'", script):
             self.files[path] = File(b"key")
 
+    def _psql(self, script: str, match: re.Match[str]) -> None:
+        self.database = replace(self.database, **{match[1].lower(): True})
+
     def _remove_store(self, script: str, match: re.Match[str]) -> None:
         del self.stores[match[1].rsplit("/", 1)[1]]
 
@@ -464,6 +468,8 @@ class ModelHost:
         rf"rm -f ({own.DRAIN_SWITCHES}.*)": _give_back,
         rf"\nremove ({own.OLLAMA_HOMES}/\S+)": _remove_store,
         r"\nremove /": _remove,
+        r"psql .*CREATE (ROLE|DATABASE|EXTENSION)": _psql,
+        r"systemctl unmask --quiet": _nothing,
         r"flexi\.chathost\.schema (keep|back)": _nothing,
         r"apt-get -qq update|apt-cache madison|gpg --batch|\|\| \{ rm -f|/api/ps": _nothing,
     }

@@ -303,6 +303,19 @@ def test_every_way_of_sign_in_and_back_to_passwords(deploy: Deploy, tmp_path: Pa
     assert not {path for path in files if path.startswith(ours)}
 
 
+POSTGRESQL = CHAT.replace("name: chat", "database: postgresql, workers: 2, name: chat")
+
+
+def test_a_chat_with_postgresql_and_the_same_afterwards(deploy: Deploy, tmp_path: Path) -> None:
+    here = _with_chat(tmp_path, POSTGRESQL, "ubuntu-24.04")
+    first = deploy(here.plan, here.host, here.bare)
+    assert first.announced == first.changed
+    assert {"postgresql.service", "flexi-chat-redis.service"} <= here.bare.running & here.bare.enabled
+    again = deploy(here.plan, here.host, here.bare)
+    assert (again.announced, again.changed) == ([], [])
+    compare("ubuntu-24.04_chat_postgresql", "\n".join(map(str, first.lines)) + "\n")
+
+
 def test_a_chat_that_comes_later_is_foretold_at_the_gateway_too(deploy: Deploy, tmp_path: Path) -> None:
     before = case(tmp_path, "debian-12", "535-server", None, "two")
     deploy(before.plan, before.host, before.bare)
@@ -509,7 +522,8 @@ def test_every_golden_file_is_of_a_case() -> None:
     cases |= {f"{p}_{what}" for p in PLATFORMS for what in ("gateway", "chat")} | {
         f"{p}_{b}_drift" for p, b in CONVERGED
     }
-    cases.add("debian-12_chat_sign-in")
+    cases |= {"debian-12_chat_sign-in", "ubuntu-24.04_chat_postgresql"}
+    cases |= {f"ubuntu-24.04_chat_{database}_leaves" for database in ("sqlite", "postgresql")}
     assert {path.stem for path in GOLDEN.glob("*.txt")} == cases
 
 
@@ -579,6 +593,32 @@ def test_a_host_whose_chat_moved_away_stops_it_and_keeps_its_data(deploy: Deploy
     assert "flexi-chat.service" not in here.bare.running | here.bare.enabled
     assert "/var/lib/flexi-chat" in here.bare.directories
     assert here.bare.files["/etc/haproxy/flexi/chat.map"].content == b"# There is no chat.\n"
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql, workers: 2"], ids=lambda text: text.partition(",")[0])
+def test_a_host_with_the_chat_leaves(database: str, deploy: Deploy, tmp_path: Path) -> None:
+    """What a dry run says is what is done. People's chats stay unless purged, those in PostgreSQL also then."""
+    text = CHAT.replace("chat: {{host: two, name", f"chat: {{{{host: one, database: {database}, name")
+    (tmp_path / "agreement.md").write_text("Be kind.\n")
+    here = case(tmp_path, "ubuntu-24.04", "535-server", None, text=text)
+    before = set(here.bare.files)
+    deploy(here.plan, here.host, here.bare, allow_reboot=True)
+    model = here.bare.copy()
+    left = deploy(here.plan, here.host, model, script="remove.py")
+    assert not left.refused
+    assert left.announced == left.changed
+    assert set(model.files) == before
+    ours = {path for path in model.directories if "ollama" in path or "flexi" in path}
+    assert {path for path in ours if str(Path(path).parent) not in ours} == {"/var/lib/flexi-chat", "/var/lib/ollama"}
+    kept = {"postgresql.service"} if "postgresql" in database else set()
+    assert {name for name in model.running | model.enabled if re.match("ollama@|flexi-|postgres", name)} == kept
+    assert model.database == here.bare.database
+    again = deploy(here.plan, here.host, model, script="remove.py")
+    assert (again.announced, again.changed) == ([], [])
+    purged = deploy(here.plan, here.host, here.bare, script="remove.py", purge=True)
+    assert purged.announced == purged.changed == [*left.changed, "Removal | Remove the models and the chats"]
+    assert not [path for path in here.bare.directories if "ollama" in path or "flexi" in path]
+    compare(f"ubuntu-24.04_chat_{database.partition(',')[0]}_leaves", "\n".join(map(str, purged.lines)) + "\n")
 
 
 def test_a_host_that_leaves_keeps_nothing_of_flexi(deploy: Deploy, tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 
-from flexi import deploying, remote
+from flexi import cli, deploying, remote
 from flexi.errors import EXIT_OK, FlexiError, InputError
 from flexi.paths import INVENTORY
 from flexi.plan import build_plan
@@ -135,9 +136,23 @@ def test_who_lets_a_host_leave_hears_that_its_pins_are_gone(monkeypatch: pytest.
     outcome = json.dumps({"results": {"failed_hosts": [], "totals": {"success": 9}}})
     monkeypatch.setattr(subprocess, "run", lambda argv, **_: subprocess.CompletedProcess(argv, 0, outcome, ""))
     console = Console(file=io.StringIO(), width=400)
-    assert deploying.remove(plan, INVENTORY / "lab.yaml", console, "server-b", purge=False) == EXIT_OK
+    assert deploying.remove(plan, INVENTORY / "lab.yaml", console, "server-b", purge=False, dry=False) == EXIT_OK
     assert isinstance(console.file, io.StringIO)
     assert "server-b keeps its driver, but neither holds nor pins" in console.file.getvalue()
+
+
+def test_a_dry_removal_only_foretells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is asked, and nobody is told to change the site file."""
+    ran = []
+    monkeypatch.setattr(
+        subprocess, "run", lambda argv, **_: (ran.append(argv), subprocess.CompletedProcess(argv, 0, "", ""))[1]
+    )
+    monkeypatch.setattr(cli, "load", lambda site: (INVENTORY / "lab.yaml", lab_plan()))
+    done = CliRunner().invoke(cli.cli, ["remove", "lab", "server-b", "--dry", "--purge"], catch_exceptions=False)
+    assert done.exit_code == EXIT_OK
+    (command,) = (argv for argv in ran if "remove.py" in argv)
+    assert command[1:] == ["--dry", "--limit", "server-b", "--data", "purge=yes", "inventory/lab.py", "remove.py"]
+    assert "neither holds nor pins" not in done.output
 
 
 def test_a_site_without_gpu_hosts_has_nothing_to_roll_back() -> None:

@@ -182,13 +182,11 @@ def returned(
 
     `after` are the operations that drain, for a dry run's sake.
     """
-    groups = {instance.group for instance in instances}
     switches = host.get_fact(DrainSwitches)
     ours = [group for group, reason in switches.items() if reason.startswith(MARK)]
     if not host.state.is_executing:
         running: frozenset[str] = host.get_fact(ActiveInstances)
-        serving = groups & running
-        if ours or (serving and announced(after)):
+        if ours or (running and announced(after)):
             yield StringCommand("true")
         else:
             host.noop("nothing is drained")

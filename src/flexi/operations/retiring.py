@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 
-from pyinfra import host
+from pyinfra import host, logger
 from pyinfra.api import FunctionCommand, QuoteString, StringCommand, operation
 from pyinfra.facts.files import File, Link
 
@@ -49,11 +49,13 @@ def sources_retired(keep: Sequence[str]) -> Generator[StringCommand, None, None]
 @operation()
 def forgotten(patterns: Sequence[str]) -> Generator[StringCommand, None, None]:
     """Remove the files and directories that the shell `patterns` (our own constants) match, whole. Of a directory that
-    is a mount point the empty directory stays."""
+    is a mount point the empty directory stays. Each is named before."""
     there = host.get_fact(Paths, patterns=patterns)
     if not there:
         host.noop("nothing is there")
         return
+    if not host.state.is_executing:
+        host.log_styled(f"would remove {', '.join(there)}", fg="yellow", log_func=logger.warning)
     yield StringCommand("sh", "-c", QuoteString(removal(there)))
     if any(path.startswith("/etc/systemd/") for path in there):
         yield StringCommand("systemctl", "daemon-reload")
