@@ -23,6 +23,8 @@ BACKEND = "chat"
 STALE_S = 600
 """The timer of the course bots looks every 2 min."""
 UNKNOWN = "-"
+_SAID = ("unit", "answers", "release", "courses", "saved", "exchanged")
+_EXCHANGED = "a restore is under way, or was cut off: `flexi restore` again undoes that first"
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def read(plan: Plan) -> ChatNow | None:
         return ChatNow(chat.host, last, None)
     try:
         found = json.loads(answer.stdout)
-        return ChatNow(chat.host, None, {key: found[key] for key in ("unit", "answers", "release", "courses", "saved")})
+        return ChatNow(chat.host, None, {key: found[key] for key in _SAID})
     except (ValueError, KeyError, TypeError) as error:
         return ChatNow(chat.host, f"what it says cannot be read: {error}", None)
 
@@ -81,7 +83,9 @@ def _bot(course: str, files: int | None, bot: bool) -> dict[str, object]:
 
 
 def state(now: dict[str, Any]) -> str:
-    """`runs`, `does not answer`, or systemd's own word for a unit that is not active."""
+    """`runs`, `does not answer`, or systemd's own word for a unit that is not active; `restore` while one exchanges."""
+    if now["exchanged"]:
+        return "restore"
     if now["unit"] != "active":
         return str(now["unit"])
     return "runs" if now["answers"] else "does not answer"
@@ -144,7 +148,8 @@ def view(plan: Plan, chat: ChatNow, gateways: Sequence[GatewayNow]) -> Renderabl
         f"{datetime.fromtimestamp(saved):%Y-%m-%d %H:%M}" if saved else "none known",
     )
     seen = ((chat.now["courses"] or {}).get("at")) if bots else None
-    return Group(table, *(f"[yellow]{escape(_reason(*one))}[/]" for one in waiting), *_stale(seen))
+    exchanged = (f"[bold red]{_EXCHANGED}[/]",) if chat.now["exchanged"] else ()
+    return Group(table, *exchanged, *(f"[yellow]{escape(_reason(*one))}[/]" for one in waiting), *_stale(seen))
 
 
 def _reason(course: str, bot: bool, files: int | None) -> str:

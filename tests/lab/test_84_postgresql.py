@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,6 +125,58 @@ def test_backup_and_restore_with_postgresql(site: Site, wide: Wide, person: Memb
     assert restored.status == 0, restored.text
     person.sign_in()
     assert person.written() == before
+
+
+HOLD = "flexi-test-hold"
+"""A unit that keeps the tables from being dropped. PostgreSQL notices soon when it is stopped."""
+HELD = (
+    "SET client_connection_check_interval = '100ms'; BEGIN; LOCK TABLE chat IN ACCESS SHARE MODE; SELECT pg_sleep(600)"
+)
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+KILL = """
+ours=$(pgrep -f 'python -P -m flexi.chathost.restore')
+theirs=$(for each in $ours; do pgrep -P $each; done)
+kill -KILL $ours $theirs
+"""
+
+
+def script(site: Site, text: str) -> str:
+    done = site.ssh("gateway", "sudo sh -s", stdin=f"cd /\n{text}\n", timeout_s=200)
+    return done.text
+
+
+def test_a_restore_that_is_killed_while_it_loads_the_database_is_undone(
+    site: Site, wide: Wide, person: Member, tmp_path: Path
+) -> None:
+    saved = flexi("backup", str(wide.file), "--to", str(tmp_path), "--json")
+    assert saved.status == 0, saved.text
+    archive = Path(json.loads(saved.stdout)["file"])
+    person.write("after this backup", MODEL)
+    before = person.written()
+    bring = ("restore", str(wide.file), str(archive), "--identity", str(wide.identity), "--yes")
+    script(site, f'systemd-run -q --unit={HOLD} runuser -u flexi-chat -- psql -Xq flexi-chat -c "{HELD}"')
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            cut = pool.submit(flexi, *bring, timeout_s=300)
+            asked = f'runuser -u postgres -- psql -XAtc "{WAITING}"'
+            until(lambda: script(site, asked).strip() == "1", 120, "the load waits for the tables")
+            script(site, KILL)
+            assert cut.result().status == 1
+    finally:
+        script(site, f"systemctl stop {HOLD}")
+    assert "Assertion failed" in script(site, "systemctl start flexi-chat")
+    found = json.loads(flexi("status", str(wide.file), "--json").stdout)["chat"]
+    assert (found["state"], found["last_backup"] is None) == ("restore", False)
+    refused = flexi("backup", str(wide.file), "--to", str(tmp_path))
+    assert refused.status == 1
+    assert "a restore was cut off on this host" in refused.text
+    cut_short = tmp_path / "short.tar.age"
+    # Its end alone is missing, which only the host notices: what begins wrong is refused before anything is done there.
+    cut_short.write_bytes(archive.read_bytes()[:-1])
+    undone = flexi("restore", str(wide.file), str(cut_short), "--identity", str(wide.identity), "--yes", timeout_s=300)
+    assert "is damaged; the chat has what it had" in undone.text
+    until(lambda: _stored(person) == before, 60, "the chat has what it had")
+    assert ".flexi-restore" not in script(site, "ls -A /var/lib")
 
 
 def test_a_second_deploy_changes_nothing(site: Site, wide: Wide) -> None:

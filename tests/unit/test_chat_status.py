@@ -17,6 +17,7 @@ from rich.console import Console
 from flexi import chat_status, remote, status
 from flexi.chat_status import ChatNow
 from flexi.chathost import courses_note, now
+from flexi.chathost.staging import UNFINISHED
 from flexi.gateway_status import GatewayNow
 from flexi.paths import INVENTORY
 from flexi.plan import build_plan
@@ -31,6 +32,7 @@ RUNNING: dict[str, Any] = {
     "release": "0.12.4",
     "courses": {"at": 0, "courses": {}},
     "saved": 1795402800,
+    "exchanged": False,
 }
 SERVER = {"name": "chat", "status": "UP", "requests": 12, "queue": 0, "most": 0, "reason": None}
 
@@ -84,6 +86,7 @@ def test_a_chat_that_runs(plan: Plan) -> None:
         ({"unit": "failed", "answers": False}, "failed"),
         ({"unit": "activating", "answers": False}, "activating"),
         ({"answers": False}, "does not answer"),
+        ({"unit": "inactive", "answers": False, "exchanged": True}, "restore"),
     ],
 )
 def test_a_chat_that_does_not_run(more: dict[str, object], state: str, plan: Plan) -> None:
@@ -185,6 +188,12 @@ def test_what_the_host_says(
     assert (found["unit"], found["answers"], found["release"]) == (unit, answers, "0.12.4")
     assert found["courses"]["courses"] == {"heaps": {"bot": True, "files": 2}}
     assert found["saved"] == 1795402800
+    assert found["exchanged"] is False
+    mark = tmp_path / ".flexi-restore-x" / UNFINISHED
+    mark.parent.mkdir()
+    mark.touch()
+    assert now.now("x", url, tmp_path / "current", tmp_path / "data", tmp_path / "saved")["exchanged"] is True
+    mark.unlink()
     (tmp_path / "saved").write_text("{")
     assert now.now("x.service", "http://127.0.0.1:1/", tmp_path, tmp_path / "none", tmp_path / "saved") == {
         "unit": unit,
@@ -192,4 +201,5 @@ def test_what_the_host_says(
         "release": None,
         "courses": None,
         "saved": None,
+        "exchanged": False,
     }

@@ -28,6 +28,7 @@ SINCE = {
     "Accept": 0,
     "After": 0,
     "AmbientCapabilities": 229,
+    "AssertPathExistsGlob": 218,
     "Backlog": 0,
     "Before": 0,
     "CapabilityBoundingSet": 0,

@@ -3,7 +3,8 @@
     python -m flexi.chathost.now UNIT HEALTH_URL CURRENT DATA SAVED
 
 `unit` is systemd's word, `answers` whether it says that it is well, `release` Open WebUI's version, `courses` what
-courses_note.py wrote, `saved` when the last backup was kept (Unix time). What is not known is null.
+courses_note.py wrote, `saved` when the last backup was kept (Unix time), `exchanged` whether a restore puts something
+else in the chat's place, or was killed there. What is not known is null.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .courses_note import NAME
+from .staging import PREFIX, UNFINISHED
 
 PATIENCE_S = 3.0
 
@@ -31,6 +33,7 @@ def now(unit: str, health: str, current: Path, data: Path, saved: Path) -> dict[
         "release": current.resolve().name.partition("-")[0] if current.is_symlink() else None,
         "courses": _json(data / NAME),
         "saved": kept if isinstance(kept, int) else None,
+        "exchanged": any(data.parent.glob(f"{PREFIX}restore-*/{UNFINISHED}")),
     }
 
 

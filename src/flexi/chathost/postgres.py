@@ -32,8 +32,10 @@ _PARAMETERS = {
 
 # What a dump does not know of must not stay: a newer release's tables would be in the way of an older one's. Extensions
 # stay: to make one takes rights that the chat's own role may not have. `public` is where Open WebUI has its tables.
+# Somebody else's session with a table in use must not keep the chat away for good.
 _EMPTY = """
 SET client_min_messages = warning;
+SET lock_timeout = '60s';
 DO $$
 DECLARE thing record;
 BEGIN

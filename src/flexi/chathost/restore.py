@@ -9,12 +9,14 @@ has one sentence where something is refused; standard output says in JSON what w
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import pwd
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -29,6 +31,9 @@ from .backup import SECRET_KEYS, Chat, chat_of
 STARTS_WITHIN_S = 180.0
 """Open WebUI takes 13 s to its first answer on two cores, and longer where a newer release changes the database."""
 _POLL_S = 0.5
+_BEFORE = "before.dump"
+"""In the staged folder: what the database had."""
+_OLD_SECRETS = "secrets.before"
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class Service:
 
 def restore(chat: Chat, service: Service, source: IO[bytes]) -> Manifest:
     """BackupError where the backup does not fit or is not whole; the chat is then as it was."""
-    with staging.beside(chat.data, "restore") as staged:
+    with staging.beside(chat.data, "restore", lambda folder: _undo(chat, service, folder)) as staged:
         if not chat.data.is_dir() or not chat.secrets.is_file():
             raise BackupError("there is no chat on this host: deploy it first, then restore into it")
         manifest = _unpack(chat, source, staged)
@@ -125,38 +130,67 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _exchange(chat: Chat, service: Service, staged: Path) -> None:
-    """The point of no return is behind the chat's first answer with the new content."""
-    old, old_secrets = staged / staging.OLD, chat.secrets.read_text(encoding="utf-8")
-    before = staged / "before.dump"
+    """The point of no return is behind the chat's first answer with the new content. Killed before all of that is in
+    its place, the next restore undoes it (`_undo`)."""
+    old, unfinished = staged / staging.OLD, staged / staging.UNFINISHED
+    before = staged / _BEFORE
+    _write_secrets(staged / _OLD_SECRETS, chat.secrets.read_text(encoding="utf-8"))
     try:
         service.stop()
         if chat.server:
             chat.server.dump(staged / "draft.dump")
             (staged / "draft.dump").rename(before)
+        # A power cut must not leave the mark without what it stands for.
+        os.sync()
+        unfinished.touch()
         chat.data.rename(old)
         (staged / DATA).rename(chat.data)
-        _write_secrets(chat.secrets, env_files.with_values(old_secrets, _secrets(staged)))
+        _write_secrets(chat.secrets, env_files.with_values(_old_secrets(staged), _secrets(staged)))
         if chat.server:
             chat.server.load(staged / DUMP)
+        unfinished.unlink()
         service.start()
     except BaseException as error:
-        trouble = _put_back(chat, service, staged, before, old_secrets)
+        trouble = _put_back(chat, service, staged)
         if trouble and isinstance(error, Exception):
             raise BackupError("; ".join((str(error), *trouble))) from None
         raise
     old.rename(staged / "replaced")
 
 
-def _put_back(chat: Chat, service: Service, staged: Path, before: Path, secrets: str) -> list[str]:
+def _undo(chat: Chat, service: Service, staged: Path) -> None:
+    """Put back what a restore has changed that was killed. BackupError where that fails: nothing is lost then, and the
+    next run tries it again."""
+    try:
+        service.stop()
+        _content_back(chat, staged)
+        if chat.server and (staged / _BEFORE).exists():
+            chat.server.load(staged / _BEFORE)
+    except (BackupError, OSError) as error:
+        raise BackupError(f"a restore was cut off on this host, and undoing it fails: {error}; try it again") from None
+    (staged / staging.UNFINISHED).unlink()
+    # Whether it comes up with what it had is no condition for another backup in its place.
+    with contextlib.suppress(BackupError):
+        service.start()
+
+
+def _content_back(chat: Chat, staged: Path) -> None:
+    """Folder and secrets; done twice it changes nothing more."""
+    old = staged / staging.OLD
+    if old.exists():
+        if chat.data.exists():
+            # A place of its own: whoever undid this before may have been killed, too.
+            chat.data.rename(Path(tempfile.mkdtemp(prefix="refused-", dir=staged)) / DATA)
+        old.rename(chat.data)
+    _write_secrets(chat.secrets, _old_secrets(staged))
+
+
+def _put_back(chat: Chat, service: Service, staged: Path) -> list[str]:
     """What went wrong with it, which keeps nothing else from being put back, nor the chat from its start."""
-    old, trouble = staged / staging.OLD, []
+    before, trouble = staged / _BEFORE, []
 
     def content() -> None:
-        if old.exists():
-            if chat.data.exists():
-                chat.data.rename(staged / "refused")
-            old.rename(chat.data)
-        _write_secrets(chat.secrets, secrets)
+        _content_back(chat, staged)
 
     def database() -> None:
         if chat.server and before.exists():
@@ -167,12 +201,19 @@ def _put_back(chat: Chat, service: Service, staged: Path, before: Path, secrets:
                 before.rename(kept)
                 raise BackupError(f"{error}; the database has not what it had, which is in {kept}") from None
 
-    for step in (service.stop, content, database, service.start):
+    def finished() -> None:
+        (staged / staging.UNFINISHED).unlink(missing_ok=True)
+
+    for step in (service.stop, content, database, finished, service.start):
         try:
             step()
         except (BackupError, OSError) as error:
             trouble.append(str(error))
     return trouble
+
+
+def _old_secrets(staged: Path) -> str:
+    return (staged / _OLD_SECRETS).read_text(encoding="utf-8")
 
 
 def _secrets(staged: Path) -> dict[str, str]:

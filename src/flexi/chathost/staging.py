@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .archive import BackupError
@@ -17,19 +17,23 @@ from .archive import BackupError
 PREFIX = ".flexi-"
 OLD = "old"
 """In there: what the chat had. Never removed under this name."""
+UNFINISHED = "unfinished"
+"""There while folder, secrets and database of the chat may not belong together. Its unit does not start meanwhile
+(templates/chat/flexi-chat.service)."""
 PATIENCE_S = 30.0
 """One whose connection broke goes on for a moment."""
 _POLL_S = 0.2
 
 
 @contextlib.contextmanager
-def beside(data: Path, kind: str) -> Iterator[Path]:
+def beside(data: Path, kind: str, undo: Callable[[Path], None] | None = None) -> Iterator[Path]:
     """A new folder beside `data`, `kind` in its name, which is removed afterwards. BackupError where another backup or
-    restore is under way."""
+    restore is under way. `undo` puts back what a restore has changed that was killed, whose folder it is given; without
+    it that is a BackupError, too."""
     handle = os.open(data.parent, os.O_RDONLY)
     try:
         _lock(handle)
-        _sweep(data)
+        _sweep(data, undo)
         folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{kind}-", dir=data.parent))
         try:
             yield folder
@@ -53,12 +57,17 @@ def _lock(handle: int) -> None:
             return
 
 
-def _sweep(data: Path) -> None:
-    """What a killed run left goes. Where it was killed with the chat's folder taken away, that comes back."""
+def _sweep(data: Path, undo: Callable[[Path], None] | None) -> None:
+    """What a killed run left goes, once it is undone."""
     for kind in ("backup", "restore"):
         for folder in sorted(data.parent.glob(f"{PREFIX}{kind}-*")):
-            if (folder / OLD).is_dir() and not data.exists():
-                (folder / OLD).rename(data)
+            if (folder / UNFINISHED).exists():
+                if undo is None:
+                    raise BackupError(
+                        "a restore was cut off on this host, and the chat does not start before it is undone: run "
+                        "`flexi restore` again, which does that first"
+                    )
+                undo(folder)
             _remove(folder)
 
 
