@@ -279,6 +279,7 @@ def test_nvidias_repository(host: HostPlan, well: HostTruth) -> None:
         ({"half_installed": ("half-configured nvidia-utils-535-server",)}, "half-installed"),
         ({"disks": (Disk("/var", GIB, 95, 10),)}, "disk-short"),
         ({"disks": (Disk("/var", GIB, 50, 91),)}, "inodes-short"),
+        ({"foreign_files": ("/var/lib/ollama/b/models/blobs/sha256-0",)}, "store-owner"),
         ({"device_nodes": ("/dev/nvidia0",)}, "uvm-missing"),
         ({"drained": {"b": "new fans"}}, "drained"),
         ({"drained": {"b": "flexi: new driver"}}, "drain-left"),

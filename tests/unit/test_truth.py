@@ -423,6 +423,19 @@ def test_the_open_modules_have_a_version_too() -> None:
     assert parse(f"probe=1\ndriver={line}").driver == "580.65.06"
 
 
+def test_a_file_in_a_store_that_is_not_ollamas_is_seen(run: Run, root: Path, bin_: Path) -> None:
+    # An admin's `sudo cp` of models. Without the stub: no computer of developers has the user ollama.
+    for group in ("a", "b"):
+        (root / f"var/lib/ollama/{group}/models").mkdir(parents=True)
+    (bin_ / "find").unlink()
+    arguments = f"{root}/var/lib/ollama/b/models ! -user ollama -print -quit"
+    (bin_ / "find").write_text(f'#!/bin/sh\n[ "$*" = "{arguments}" ] && echo "$1/x"\n')
+    (bin_ / "find").chmod(0o755)
+    truth = run()
+    assert truth.foreign_files == ("/var/lib/ollama/b/models/x",)
+    assert truth.disks, "what follows is still read"
+
+
 def test_a_full_tmp_is_seen(run: Run, root: Path, bin_: Path) -> None:
     # A tmpfs of its own on many servers, and where every deploy puts its files first.
     (root / "tmp").mkdir()

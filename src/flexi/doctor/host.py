@@ -24,6 +24,10 @@ def diagnose(case: Case) -> Iterator[Finding]:
         yield case.finding(kinds.NOT_DEPLOYED, "flexi was never deployed here")
     yield from _clock(case)
     yield from _disks(case)
+    for file in truth.foreign_files:
+        store = file.partition("/models")[0]
+        what = f"{file} does not belong to the user ollama"
+        yield case.finding(kinds.STORE_OWNER, what, store=shlex.quote(store))
     if truth.half_installed:
         what = "dpkg was interrupted: " + ", ".join(truth.half_installed[:4])
         yield case.finding(kinds.HALF_INSTALLED, what)

@@ -113,6 +113,14 @@ INODES_SHORT = _kind(
     means="as of a full disk, although `df` shows room",
     mends="{ssh} sudo du -x --inodes --max-depth=3 {mount} | sort -n | tail",
 )
+STORE_OWNER = _kind(
+    "store-owner",
+    "error",
+    "files of a model store belong to somebody else",
+    reads="`find` in the models' stores: owners",
+    means="copied by hand as root: the instance cannot read or replace them, the models stay away",
+    mends="{ssh} sudo chown -R ollama:ollama {store}",
+)
 HALF_INSTALLED = _kind(
     "half-installed",
     "error",

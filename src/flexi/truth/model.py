@@ -207,6 +207,8 @@ class HostTruth:
     tried: tuple[str, ...] = ()
     """The boot that a deploy's last reboot led to without mending what was due, and the kernel that did not start."""
     disks: tuple[Disk, ...] = ()
+    foreign_files: tuple[str, ...] = ()
+    """Of each model store that has any, one file that is not the user ollama's."""
 
     driver: str | None = None
     """Version of the loaded NVIDIA module."""

@@ -57,6 +57,7 @@ def parse(text: str) -> HostTruth:
         reboot_packages=tuple(dict.fromkeys(lines["reboot_package"])),
         tried=tuple(lines["tried"]),
         disks=tuple(_disks(lines["disk"], lines["inodes"])),
+        foreign_files=tuple(lines["foreign"]),
         driver=driver_version("\n".join(lines["driver"])),
         modules_loaded=tuple(line.split()[0] for line in lines["loaded"] if line.split()),
         device_nodes=tuple(lines["node"]),

@@ -27,7 +27,11 @@ the_system() {
   content reboot_required /run/reboot-required
   content reboot_package /run/reboot-required.pkgs
   content tried /var/lib/flexi/driver-boot-id
-  for store in "$R"/var/lib/ollama/*/models; do [ -d "$store" ] && set -- "$@" "$store"; done
+  for store in "$R"/var/lib/ollama/*/models; do
+    [ -d "$store" ] || continue
+    set -- "$@" "$store"
+    bounded 10 find "$store" ! -user ollama -print -quit | sed "s|^$R||" | lines foreign
+  done
   for directory in / /boot /var /tmp /var/lib/ollama /opt/ollama; do here "$directory" && set -- "$@" "$R$directory"; done
   bounded 10 df -P -k "$@" | sed 1d | lines disk
   bounded 10 df -P -i "$@" | sed 1d | lines inodes
