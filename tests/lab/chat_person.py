@@ -51,9 +51,10 @@ class Member:
         answer = self._http.post(AGREEMENT, data=form)
         assert answer.status_code == 303, answer.text
 
-    def request(self, method: str, path: str, body: object | None = None) -> httpx.Response:
-        """Whatever the answer is."""
-        return self._http.request(method, path, json=body)
+    def request(self, method: str, path: str, body: object | None = None, **headers: str) -> httpx.Response:
+        """Whatever the answer is. Keywords are headers, with `_` for `-`."""
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self._http.request(method, path, json=body, headers=sent)
 
     def get(self, path: str) -> Any:
         answer = self._http.get(path)

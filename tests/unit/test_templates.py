@@ -148,6 +148,9 @@ CHAT = ChatEdgePlan(
     api_port=8094,
     stripped_headers=("mail", "displayName"),
     connections=4000,
+    consumer="flexi-chat",
+    person_header="X-Flexi-Person",
+    person_at_once=8,
 )
 
 

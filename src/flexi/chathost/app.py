@@ -1,11 +1,12 @@
 """`uvicorn flexi.chathost.app:app`: Open WebUI behind the gate.
 
-Environment, beside Open WebUI's own; without the first four it does not start:
+Environment, beside Open WebUI's own; without the first five it does not start:
 
     FLEXI_AGREEMENT     folder with the agreement's texts, or `none`
     FLEXI_LANGUAGE      the agreement's where a browser asks for neither: de, en
     FLEXI_PASSWORDS     `true` where accounts of the chat's own may sign in, or a web server in front says who comes
     FLEXI_ADMINS        mail addresses of those who may manage the chat, with commas between; may be empty
+    FLEXI_PERSON_HEADER in which the gateway is told whose a request is
     FLEXI_PROOF         what the web server shows that says who comes; needed where the trusted headers are set
 
 Read in the source of release 0.12.4; what it relies on is checked at the start, and a release that differs does not
@@ -21,9 +22,12 @@ from typing import Annotated, Any
 
 os.environ.setdefault("FROM_INIT_PY", "true")  # As `open-webui serve` says that it was installed, not built (env.py).
 
+from .people import check_names, name_people
 from .turns import one_after_the_other
 
 with one_after_the_other(Path(os.environ["DATA_DIR"])):
+    # Before the module that reads it.
+    name_people(os.environ, os.environ["FLEXI_PERSON_HEADER"])
     import open_webui.config  # noqa: F401
 
 import open_webui.utils.auth as their_auth
@@ -99,6 +103,7 @@ from open_webui.models.config import Config  # noqa: E402
 file_limit.restore(_files)
 from open_webui import env as their_env  # noqa: E402
 from open_webui.models.users import Users  # noqa: E402
+from open_webui.utils.headers import parse_custom_headers  # noqa: E402
 
 from .groups import follow_the_directory  # noqa: E402
 
@@ -115,6 +120,7 @@ def _check() -> None:
         raise RuntimeError(f"modules know users past the gate: {', '.join(users)}")
     if "open_webui.socket.main" not in sys.modules or not hasattr(theirs.app.state, "CHAT_COMPLETION_HANDLER"):
         raise RuntimeError("this release of Open WebUI is built in another way than the gate knows")
+    check_names(parse_custom_headers, _said("FLEXI_PERSON_HEADER"))
     there = {
         (method, route.path) for route in theirs.app.router.routes for method in getattr(route, "methods", None) or ()
     }

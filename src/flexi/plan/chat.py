@@ -13,6 +13,7 @@ from . import platforms, ports
 from .chat_database import database_plan
 from .chat_model import (
     CHAT_CONSUMER,
+    PERSON_HEADER,
     AgreementPlan,
     ChatEdgePlan,
     ChatHostPlan,
@@ -101,8 +102,8 @@ def chat_plan(site: Site) -> ChatPlan | None:
 
 def chat_edge(site: Site) -> ChatEdgePlan | None:
     """The gateways' part; None where the site has no chat."""
-    plan = chat_plan(site)
-    if plan is None:
+    plan, chat = chat_plan(site), site.content.chat
+    if plan is None or chat is None:
         return None
     headers = plan.sign_in.trusted_headers
     named = (headers.mail, headers.name, headers.groups) if headers else ()
@@ -117,6 +118,9 @@ def chat_edge(site: Site) -> ChatEdgePlan | None:
         api_port=ports.CHAT_API if plan.host in site.gateways else None,
         stripped_headers=(*OURS, *(name for name in named if name)),
         connections=CONNECTIONS,
+        consumer=CHAT_CONSUMER,
+        person_header=PERSON_HEADER,
+        person_at_once=chat.at_once,
     )
 
 

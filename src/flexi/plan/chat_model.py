@@ -10,6 +10,8 @@ from .ports import CHAT_BEHIND
 
 CHAT_CONSUMER = "flexi-chat"
 """The chat's name at the gateway, whose key it makes for itself. Its class has the same name."""
+PERSON_HEADER = "X-Flexi-Person"
+"""In which the chat tells the gateway whose a request is, by the account's id. Nobody else is believed."""
 
 
 class SecretPlan(Frozen):
@@ -144,6 +146,11 @@ class ChatEdgePlan(Frozen):
     """What a client may not say of itself, because the chat would believe it."""
     connections: int
     """Browsers that are connected at once; each holds a connection, and one to the chat."""
+    consumer: str
+    """The chat's name among the consumers."""
+    person_header: str
+    person_at_once: int
+    """Requests of one person at the same time, those that wait included."""
 
     @property
     def authority(self) -> str:

@@ -7,7 +7,7 @@ Names and meanings: open_webui/env.py and open_webui/config.py of 0.12.4.
 from __future__ import annotations
 
 from .chat_database import database_environment
-from .chat_model import ChatPlan
+from .chat_model import PERSON_HEADER, ChatPlan
 from .chat_sign_in import sign_in_settings
 
 DATA = "/var/lib/flexi-chat"
@@ -37,6 +37,7 @@ def _service(plan: ChatPlan, proxies: tuple[str, ...]) -> tuple[tuple[str, str],
         ("FLEXI_CHAT_PORT", str(plan.inside[1])),
         ("FLEXI_CHAT_WORKERS", str(plan.workers)),
         ("FLEXI_CHAT_PROXIES", ",".join(proxies)),
+        ("FLEXI_PERSON_HEADER", PERSON_HEADER),
         ("PYTHONPATH", PROGRAMS),
         ("PYTHONDONTWRITEBYTECODE", "1"),
         ("HOME", DATA),

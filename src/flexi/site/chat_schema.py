@@ -97,6 +97,14 @@ class Chat(Section):
         examples=[["flexi@example.edu"]],
     )
     admins_read_chats: bool = Field(default=False, description="Whether those may read other people's chats.")
+    at_once: int = Field(
+        default=8,
+        ge=1,
+        le=1000,
+        description="Requests of one person at the same time, those that wait included. A question is one, and up to "
+        "three more find its title and the like.",
+        examples=[8],
+    )
     workers: int = Field(
         default=1,
         ge=1,
