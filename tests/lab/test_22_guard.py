@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
+import gone
 import pytest
 from fuzz.wire import Response, parse
-from lab_site import Figure, Site, until
+from lab_site import Figure, Site, access_log, until
 
 NARROW = "phi3:3.8b"
 """Answers one at a time in the lab's site (`parallel: 1`), at 127 tokens a second."""
@@ -260,6 +261,61 @@ def test_a_client_that_goes_leaves_the_queue(site: Site) -> None:
         for connection in connections:
             connection.close()
         until(lambda: waiting(site) == 0, 5, "nobody waits any more")
+
+
+@pytest.mark.parametrize("version", ["1.1", "2"])
+def test_for_clients_that_are_gone_nothing_is_worked_out(site: Site, figure: Figure, version: str) -> None:
+    """Not streamed, at every path that works something out; each client goes in another way."""
+    parts = urlsplit(site.url)
+    address = gone.Address(parts.hostname or "", parts.port or 80)
+    known = [line["id"] for line in access_log(site)]
+    began = site.ssh("server-a", "date '+%F %T.%6N'").stdout.strip()
+    asked = gone.ask_at_every_path(address, version, site.key)
+    try:
+        until(lambda: gone.under_way(site).consumers == len(asked), 10, "all run or wait")
+        before = gone.under_way(site)
+        gone.leave(asked)
+        seconds = gone.nothing_is_left(site)
+        wanted = {(path, 499, "client"): gone.AT_EACH_PATH for path in gone.SLOW}
+        until(lambda: gone.left(site, known) == wanted, 10, f"the ledger says who left: {gone.left(site, known)}")
+    finally:
+        for request, _ in asked:
+            request.close()
+    assert before.running >= len(set(gone.SLOW.values())), before
+    assert before.waiting > 0, before
+    statuses = gone.answered_by_instances(site, began)
+    assert set(statuses) == {499}, statuses
+    figure(f"HTTP/{version}: {before.running} ran, {before.waiting} waited, and all were gone {seconds:.1f} s later")
+
+
+@pytest.mark.parametrize("version", ["1.1", "2"])
+def test_a_client_that_goes_in_the_midst_of_its_body_is_not_waited_for(site: Site, version: str) -> None:
+    parts = urlsplit(site.url)
+    address = gone.Address(parts.hostname or "", parts.port or 80)
+    path = "/api/chat"
+    for way in gone.WAYS[version]:
+        asked = gone.Asked(address, version, path, site.key, gone.body(path), part=0.5)
+        try:
+            until(lambda: gone.under_way(site).consumers == 1, 10, "it is there")
+            asked.go(way)
+            gone.nothing_is_left(site)
+        finally:
+            asked.close()
+
+
+def test_a_client_that_closes_its_half_is_told_why_it_gets_nothing(site: Site) -> None:
+    """It cannot be told from one that has gone."""
+    parts = urlsplit(site.url)
+    path = "/v1/chat/completions"
+    asked = gone.Asked(gone.Address(parts.hostname or "", parts.port or 80), "1.1", path, site.key, gone.body(path))
+    try:
+        until(lambda: gone.under_way(site).running == 1, 10, "it runs")
+        asked.go("half")
+        [response] = parse(asked.first_bytes())
+    finally:
+        asked.close()
+    assert response.status == 400
+    assert "half closed" in json.loads(response.body)["error"]["message"]
 
 
 def test_reloads_under_a_stream_break_nothing(site: Site) -> None:

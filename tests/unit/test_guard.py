@@ -320,8 +320,10 @@ def test_an_instances_failure_is_told_without_its_place(guard: Guard, said: byte
     assert (told["end"], told["status"], told["server"], told["retries"]) == ("instance", 500, "server-a/a", 0)
 
 
+@pytest.mark.parametrize("half", [False, True], ids=["closed", "half closed"])
 @pytest.mark.parametrize("began", [False, True])
-def test_a_client_that_goes_frees_its_place(guard: Guard, began: bool) -> None:
+def test_a_client_that_goes_frees_its_place(guard: Guard, began: bool, half: bool) -> None:
+    """HAProxy ends its sending side when its client is gone."""
     gone = threading.Event()
     there = threading.Event()
 
@@ -339,9 +341,70 @@ def test_a_client_that_goes_frees_its_place(guard: Guard, began: bool) -> None:
         assert there.wait(5)
         if began:
             assert sock.recv(65536)
+        if half:
+            sock.shutdown(socket.SHUT_WR)
+            assert gone.wait(5), "the instance's side was not told"
     assert gone.wait(5), "the instance's side was not told"
     told = guard.told()
     assert (told["end"], told["status"]) == ("client", 200 if began else 499)
+
+
+def test_for_a_client_that_goes_nothing_is_tried_again(guard: Guard) -> None:
+    """The second client's attempts take longer than the pause that the first one left in."""
+    refused = threading.Event()
+
+    def refuse(asked: Asked) -> None:
+        asked.fail("a")
+        refused.set()
+
+    guard.inner.then(refuse)
+    with guard.connect() as sock:
+        sock.sendall(request(BODY))
+        assert refused.wait(5)
+    assert guard.told()["end"] == "client"
+    guard.inner.then(*[lambda asked: asked.fail("a")] * 3)
+    assert ask(guard, request(BODY))[0] == 200
+    assert len(guard.inner.asked) == 1 + 3 + 1
+
+
+STREAMS = {
+    "/api/chat": [b'{"message":{"content":"a\\n"},"done":false}\n'] * 3,
+    "/api/generate": [b'{"response":"a","done":false}\n'] * 3,
+    "/v1/chat/completions": [b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'] * 3,
+    "/v1/completions": [b'data: {"choices":[{"text":"a"}]}\n\n'] * 3,
+    "/v1/responses": [
+        b'event: response.created\ndata: {"type":"response.created"}\n\n',
+        *[b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta"}\n\n'] * 3,
+    ],
+    "/v1/messages": [
+        b'event: message_start\ndata: {"message":{"usage":{"input_tokens":9,"output_tokens":0}}}\n\n',
+        *[b'event: content_block_delta\ndata: {"type":"content_block_delta"}\n\n'] * 3,
+    ],
+}
+"""What has come of three tokens, as Ollama 0.24.0 writes it: server/routes.go, middleware/openai.go, anthropic.go."""
+
+
+@pytest.mark.parametrize("left", [True, False], ids=["the client left", "the instance broke off"])
+@pytest.mark.parametrize("path", STREAMS)
+def test_a_stream_without_its_end_has_cost_what_came_of_it(guard: Guard, path: str, left: bool) -> None:
+    def stream(asked: Asked) -> None:
+        asked.begin()
+        for piece in STREAMS[path]:
+            # In the midst of a piece's end: nobody promises that it is read at once.
+            asked.say(b"%x\r\n%s" % (len(piece), piece[:-2]))
+            asked.say(piece[-2:] + b"\r\n")
+        if left:
+            assert asked.gone()
+
+    guard.inner.then(stream)
+    with guard.connect() as sock:
+        sock.sendall(request(json.dumps({"model": "llama3:8b", "stream": True}).encode(), path))
+        data = b""
+        while data.count(STREAMS[path][-1]) < 3 and (piece := sock.recv(65536)):
+            data += piece
+    told = guard.told()
+    assert (told["end"], told["answer_tokens"]) == ("client" if left else "instance", 3)
+    assert told["prompt_tokens"] == (9 if path == "/v1/messages" else None)
 
 
 def test_a_reader_that_is_slow_stops_the_sender(guard: Guard) -> None:

@@ -133,6 +133,18 @@ def test_a_client_that_left_while_its_answer_was_sent(tmp_path: Path, ledger: Le
     assert (lines(tmp_path)[1]["status"], lines(tmp_path)[1]["end"]) == (None, "client")
 
 
+@pytest.mark.parametrize("order", ["guard first", "edge first"])
+def test_a_client_that_left_before_its_answer(tmp_path: Path, ledger: Ledger, order: str) -> None:
+    """HAProxy 2.6 says 400 to one whose connection was closed in order, and nothing after a reset."""
+    for number, status in enumerate((400, -1)):
+        records = [answer(id=str(number), end="client", status=499), edge(id=str(number), status=status, ts="CH")]
+        for record in records if order == "guard first" else records[::-1]:
+            ledger.take([record])
+    assert [(line["status"], line["end"]) for line in lines(tmp_path)] == [(499, "client")] * 2
+    [row] = ledger.usage(0, ["consumer"])
+    assert (row["requests"], row["left"], row["refused"]) == (2, 2, 0)
+
+
 def test_the_halves_wait_over_a_restart_and_are_counted_once(tmp_path: Path, ledger: Ledger, clock: Clock) -> None:
     ledger.take([answer(id="one"), edge(id="two")])
     ledger.close()

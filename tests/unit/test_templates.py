@@ -106,9 +106,14 @@ def test_the_edge_hands_everything_for_an_instance_to_the_guard() -> None:
         "server guard1 unix@/run/flexi-guard/1.sock",
         "server guard2 unix@/run/flexi-guard/2.sock",
     ]
-    # A client that goes away shall be noticed at once, on the whole way.
-    for name in ("backend guard", "backend model_llama3_8b", "backend show_model_llama3_8b"):
-        assert "option abortonclose" in sections(haproxy())[name], name
+
+
+def test_a_client_that_goes_away_is_noticed_by_front_ends_as_well() -> None:
+    """HAProxy 2.4 and 2.6 do not notice it where the option stands at back ends only (haproxy#2344)."""
+    config = sections(haproxy(GATEWAY.model_copy(update={"chat": CHAT})))
+    assert "option abortonclose" in config["defaults"]
+    assert [name for name, lines in config.items() if "no option abortonclose" in lines] == []
+    assert [name for name in config if name.startswith("defaults")] == ["defaults"]
 
 
 def test_what_no_instance_knows_of_stays_in_the_gateway() -> None:

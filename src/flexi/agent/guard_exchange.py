@@ -328,6 +328,7 @@ class Exchange:
         """The head of the answer is there: from here on the client gets what the instance says."""
         assert self._order is not None
         self.answering = True
+        self.tail = Tail(self._path if self._order.stream else "")
         self._release()
         self._request = b""
         self.status = status
@@ -409,7 +410,7 @@ class Exchange:
             return
         self._told = True
         now = time.monotonic()
-        prompt_tokens, answer_tokens = self.tail.counts() if self.answering else (None, None)
+        prompt_tokens, answer_tokens = self.tail.counts(end == "done") if self.answering else (None, None)
         order, group = self._order, self.group
         self.worker.accounts.tell(
             {

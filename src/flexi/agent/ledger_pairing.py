@@ -83,11 +83,14 @@ class Pairing:
 
 
 def joined(answer: Request, edge: Request) -> Request:
-    """One request of both. Bytes and time are those on the client's connection; a client that left says so."""
+    """One request of both. Bytes and time are those on the client's connection; a client that left says so.
+
+    HAProxy answers 400 to a client that has closed its connection, and the guard knows better.
+    """
     return replace(
         answer,
         at=edge.at,
-        status=edge.status if edge.status is not None else answer.status,
+        status=answer.status if answer.end == "client" or edge.status is None else edge.status,
         end=edge.end if edge.end == "client" and answer.end == "done" else answer.end,
         method=edge.method or answer.method,
         address=edge.address,
