@@ -89,6 +89,15 @@ class Member:
     def models(self) -> set[str]:
         return {model["id"] for model in self.get("/api/models")["data"]}
 
+    @property
+    def token(self) -> str:
+        return str(self._http.headers["Authorization"]).removeprefix("Bearer ")
+
+    def ask_as_the_page(self, model: str, question: str, chat: str) -> None:
+        """Begin an answer to a conversation that was written before; its pieces go to a WebSocket that nobody has."""
+        body = {"model": model, "messages": [{"role": "user", "content": question}], "stream": True, "chat_id": chat}
+        self.post("/api/chat/completions", body | {"id": str(uuid.uuid4()), "session_id": str(uuid.uuid4())})
+
     @contextmanager
     def asking(self, model: str, question: str) -> Iterator[Iterator[str]]:
         """The lines of an answer while it is written."""

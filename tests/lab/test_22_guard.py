@@ -293,14 +293,15 @@ def test_a_client_that_goes_in_the_midst_of_its_body_is_not_waited_for(site: Sit
     parts = urlsplit(site.url)
     address = gone.Address(parts.hostname or "", parts.port or 80)
     path = "/api/chat"
-    for way in gone.WAYS[version]:
-        asked = gone.Asked(address, version, path, site.key, gone.body(path), part=0.5)
-        try:
-            until(lambda: gone.under_way(site).consumers == 1, 10, "it is there")
-            asked.go(way)
-            gone.nothing_is_left(site)
-        finally:
-            asked.close()
+    body = gone.body(path)
+    asked = [(gone.Asked(address, version, path, site.key, body, part=0.5), way) for way in gone.WAYS[version]]
+    try:
+        until(lambda: gone.under_way(site).consumers == len(asked), 10, "all are there")
+        gone.leave(asked)
+        gone.nothing_is_left(site)
+    finally:
+        for request, _ in asked:
+            request.close()
 
 
 def test_a_client_that_closes_its_half_is_told_why_it_gets_nothing(site: Site) -> None:

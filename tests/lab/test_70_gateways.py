@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import gone
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -140,6 +141,33 @@ def test_https_at_both_and_at_the_address_that_they_share(pair: Pair) -> None:
     old = pair.ask("/", "--tls-max", "1.1")
     assert old.status != 0
     assert "version" in old.stderr
+
+
+@pytest.mark.parametrize("version", ["1.1", "2"])
+def test_for_clients_that_are_gone_nothing_is_worked_out(pair: Pair, version: str) -> None:
+    """Over TLS and at both gateways, which wait for the same places; whoever has not left stays."""
+    stays = gone.Asked(
+        gone.Address(f"{pair.network}.15", 443, tls=True), version, "/api/chat", pair.site.key, gone.body("/api/chat")
+    )
+    asked = []
+    try:
+        until(lambda: gone.under_way(pair.site, SECOND).running == 1, 10, "one runs")
+        for byte in (10, 15):
+            asked += gone.ask_at_every_path(
+                gone.Address(f"{pair.network}.{byte}", 443, tls=True), version, pair.site.key
+            )
+        count = len(asked) // 2
+        until(lambda: gone.under_way(pair.site).consumers == count, 20, "all are at the first")
+        until(lambda: gone.under_way(pair.site, SECOND).consumers == count + 1, 20, "all are at the second")
+        gone.leave(asked)
+        gone.nothing_is_left(pair.site)
+        until(lambda: gone.under_way(pair.site, SECOND).consumers == 1, gone.GONE_WITHIN_S, "one is left")
+        assert gone.under_way(pair.site, SECOND).running == 1
+        stays.go("fin")
+        gone.nothing_is_left(pair.site, SECOND)
+    finally:
+        for request, _ in [*asked, (stays, "fin")]:
+            request.close()
 
 
 def test_hostile_http2_gets_nowhere(pair: Pair, figure: Figure) -> None:

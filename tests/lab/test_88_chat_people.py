@@ -10,7 +10,9 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from urllib.parse import urlsplit
 
+import gone
 import pytest
 from chat_person import Member, member
 from lab_site import Figure, Site, flexi, until
@@ -33,8 +35,8 @@ def ada(site: Site) -> Iterator[Member]:
     with Member(site.env["FLEXI_CHAT_URL"], MAIL, json.loads(made.stdout)["password"]) as person:
         person.agree()
         yield person
-    gone = flexi("accounts", "remove", str(site.file), MAIL, "--yes")
-    assert gone.status == 0, gone.text
+    removed = flexi("accounts", "remove", str(site.file), MAIL, "--yes")
+    assert removed.status == 0, removed.text
 
 
 def at_once(site: Site) -> int:
@@ -88,6 +90,46 @@ def test_who_fills_their_places_does_not_delay_another(
     figure(f"of {places + 4} requests of one person at once, {places} allowed, {len(refused)} were refused")
     assert refused
     assert all(WORDS in outcome for outcome in refused), refused
+
+
+SLOW = "dbrx:132b"
+"""One place, and more than ten seconds for an answer."""
+
+
+@pytest.mark.parametrize("way", ["fin", "rst"])
+def test_a_program_that_leaves_the_chat_leaves_the_model(site: Site, student: Member, way: str) -> None:
+    """The chat's own API, not streamed: the first request runs, the second waits."""
+    chat = urlsplit(site.env["FLEXI_CHAT_URL"])
+    address = gone.Address(chat.hostname or "", chat.port or 80)
+    body = {"model": SLOW, "messages": [{"role": "user", "content": "Why?"}], "stream": False}
+    asked = [gone.Asked(address, "1.1", "/api/chat/completions", student.token, body) for _ in range(2)]
+    try:
+        until(lambda: gone.under_way(site).waiting == 1, 20, "one runs and one waits")
+        for request in asked:
+            request.go(way)
+        gone.nothing_is_left(site)
+    finally:
+        for request in asked:
+            request.close()
+
+
+def test_the_pages_button_ends_an_answer_and_leaving_the_page_does_not(site: Site, student: Member) -> None:
+    """Open WebUI works on for a page that was closed: the answer stands in the chat later."""
+    other = gone.Address(urlsplit(site.url).hostname or "", urlsplit(site.url).port or 80)
+    ahead = gone.Asked(other, "1.1", "/api/generate", site.key, gone.body("/api/generate"))
+    try:
+        until(lambda: gone.under_way(site).running == 1, 20, "the place is taken")
+        chat = student.write("Why?", SLOW)
+        student.ask_as_the_page(SLOW, "Why?", chat)
+        # The request that began it is over, as after the page was closed.
+        until(lambda: gone.under_way(site).waiting == 1, 20, "the page's question waits")
+        student.post(f"/api/tasks/chat/{chat}/stop", {})
+        until(lambda: gone.under_way(site).waiting == 0, gone.GONE_WITHIN_S, "nobody waits any more")
+        assert gone.under_way(site).running == 1
+        ahead.go("fin")
+        gone.nothing_is_left(site)
+    finally:
+        ahead.close()
 
 
 def test_whose_a_request_is_says_the_chat_alone(site: Site) -> None:

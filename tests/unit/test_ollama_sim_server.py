@@ -55,6 +55,7 @@ MODELS = {
     "large:a": spec(60),
     "slow:a": spec(4, rate=2.0),
     "embed:a": spec(0.3, embedding=True),
+    "slow-embed:a": spec(0.3, rate=2.0, embedding=True),
 }
 
 
@@ -334,6 +335,22 @@ def test_a_client_that_goes_away_while_it_waits_leaves_the_queue(tmp_path: Path,
         until(lambda: _busy(server) == 1)
         first.close()
         until(lambda: _busy(server) == 0)
+
+
+def test_a_text_that_is_being_embedded_is_read_to_its_end(tmp_path: Path, models: Registry) -> None:
+    """runner/llamarunner/runner.go, v0.24.0: `embeddings` looks at its caller only until it has a slot."""
+    model = "slow-embed:a"
+    with running_server(tmp_path, models, [A40], [model]) as (client, _, server):
+        client.post("/api/embed", json={"model": model, "input": ""})
+        # 4000 tokens at 2 · 100 · 40 a second.
+        body = json.dumps({"model": model, "input": "abcde" * 4000}).encode()
+        started = time.monotonic()
+        with socket.create_connection(("127.0.0.1", server.port)) as raw:
+            raw.sendall(b"POST /api/embed HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+            until(lambda: _busy(server) == 1)
+        until(lambda: _busy(server) == 0)
+        client.post("/api/embed", json={"model": model, "input": "x"})
+        assert time.monotonic() - started >= 0.5
 
 
 def test_too_many_requests_for_models_that_are_not_loaded_get_503(tmp_path: Path, models: Registry) -> None:

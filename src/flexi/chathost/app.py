@@ -36,6 +36,7 @@ from starlette.routing import Match, Mount
 from starlette.staticfiles import StaticFiles
 
 from . import agreement, database, file_limit
+from .abandoned import EndsWithClient
 from .acceptances import Acceptances, make_table
 from .fixed import fix_settings
 from .gate import INTERNAL, WHO, Access, Gate, Scope
@@ -65,6 +66,36 @@ OPEN = frozenset(
     }
 )
 """Methods and routes of Open WebUI that a stranger may call: none has a model behind it."""
+ANSWERED_BY_MODELS = frozenset(
+    {
+        "/api/chat/completions",
+        "/api/v1/chat/completions",
+        "/api/embeddings",
+        "/api/v1/embeddings",
+        "/api/message",
+        "/api/v1/messages",
+        *(
+            f"/ollama/{path}{number}"
+            for path in (
+                "api/chat",
+                "api/embed",
+                "api/embeddings",
+                "api/generate",
+                "v1/chat/completions",
+                "v1/completions",
+                "v1/embeddings",
+                "v1/messages",
+                "v1/responses",
+            )
+            for number in ("", "/{url_idx}")
+        ),
+        *(
+            f"/api/v1/tasks/{task}/completions"
+            for task in ("auto", "emoji", "follow_up", "image_prompt", "moa", "queries", "tags", "title")
+        ),
+    }
+)
+"""Routes of Open WebUI (POST) that wait for a model before they answer: main.py, routers/ollama.py and tasks.py."""
 
 
 def _said(name: str) -> str:
@@ -124,7 +155,8 @@ def _check() -> None:
     there = {
         (method, route.path) for route in theirs.app.router.routes for method in getattr(route, "methods", None) or ()
     }
-    if missing := sorted(path for method, path in OPEN - there):
+    known = OPEN | {("POST", path) for path in ANSWERED_BY_MODELS}
+    if missing := sorted(path for method, path in known - there):
         raise RuntimeError(f"this release of Open WebUI lacks {', '.join(missing)}")
 
 
@@ -173,6 +205,14 @@ def access(scope: Scope) -> Access:
     return Access.ACCOUNT
 
 
+def asks_model(scope: Scope) -> bool:
+    """Whether a model is waited for, found as Open WebUI's own router finds what answers."""
+    if scope["method"] != "POST":
+        return False
+    found = (route for route in theirs.app.router.routes if route.matches(scope)[0] is Match.FULL)
+    return getattr(next(found, None), "path", None) in ANSWERED_BY_MODELS
+
+
 def _lower(*names: str | None) -> frozenset[bytes]:
     return frozenset(name.lower().encode() for name in names if name)
 
@@ -210,7 +250,7 @@ follow_the_directory()
 with one_after_the_other(Path(os.environ["DATA_DIR"])):
     make_table(database.engine())
 app = Gate(
-    theirs.app,
+    EndsWithClient(theirs.app, asks_model),
     access,
     acceptances,
     _pages(),

@@ -9,7 +9,7 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from time import monotonic, monotonic_ns
 from typing import Protocol
@@ -193,12 +193,28 @@ class Runner:
             yield Chunk("", reason, prompt_tokens, prompt_ns, count, monotonic_ns() - start)
 
     def read(self, caller: Caller, tokens: int) -> None:
-        """Take the time that an embedding of so many tokens takes; raises as `complete` does."""
+        """Take the time that an embedding of so many tokens takes; raises as `complete` does.
+
+        A text that is being read is read to its end, whoever waits for it (runner/llamarunner/runner.go, embeddings).
+        """
         if tokens > self.context:
             raise TooLongError
-        with self._slot(caller):
+        slot = ExitStack()
+        slot.enter_context(self._slot(caller))
+        seconds = FIRST_TOKEN_SECONDS / self._speed + tokens / (self._rate * PROMPT_SPEEDUP)
+        end = monotonic() + seconds
+        try:
             self._check_gpus()
-            pause(FIRST_TOKEN_SECONDS / self._speed + tokens / (self._rate * PROMPT_SPEEDUP), caller)
+            pause(seconds, caller)
+        except ClientGoneError:
+            rest = threading.Timer(max(0.0, end - monotonic()), slot.close)
+            rest.daemon = True
+            rest.start()
+            raise
+        except BaseException:
+            slot.close()
+            raise
+        slot.close()
 
 
 def _first_stop(text: str, stops: Sequence[str]) -> int | None:
