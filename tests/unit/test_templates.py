@@ -116,6 +116,15 @@ def test_a_client_that_goes_away_is_noticed_by_front_ends_as_well() -> None:
     assert [name for name in config if name.startswith("defaults")] == ["defaults"]
 
 
+def test_a_client_that_goes_without_a_word_is_noticed_within_a_minute() -> None:
+    """tcp(7): probes begin after TCP_KEEPIDLE, and after TCP_KEEPCNT of them the connection is dropped."""
+    defaults = sections(haproxy())["defaults"]
+    assert "option clitcpka" in defaults
+    said = dict(line.split() for line in defaults if line.startswith("clitcpka-"))
+    idle, between = (int(said[f"clitcpka-{name}"].removesuffix("s")) for name in ("idle", "intvl"))
+    assert idle + between * int(said["clitcpka-cnt"]) <= 60
+
+
 def test_what_no_instance_knows_of_stays_in_the_gateway() -> None:
     """Of headers that only the gateway may say, a client's are deleted before anything is set, ours before a server."""
     edge = sections(haproxy())["frontend api"]
