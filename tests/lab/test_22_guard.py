@@ -37,9 +37,9 @@ def asked(site: Site, body: dict[str, Any], path: str = "/api/generate") -> http
 
 
 @contextmanager
-def busy(site: Site) -> Iterator[http.client.HTTPResponse]:
-    """A long answer of the narrow model whose first token has come."""
-    connection = asked(site, {"model": NARROW, "prompt": "x", "options": {"num_predict": LONG}})
+def busy(site: Site, model: str = NARROW) -> Iterator[http.client.HTTPResponse]:
+    """A long answer of a model with one place, whose first token has come."""
+    connection = asked(site, {"model": model, "prompt": "x", "options": {"num_predict": LONG}})
     try:
         response = connection.getresponse()
         assert response.status == 200
@@ -246,21 +246,16 @@ def test_a_client_that_goes_frees_its_place_at_the_instance(site: Site, figure: 
     assert seconds < 0.25 * LONG / 127, "the answer that nobody reads went on"
 
 
-def waiting(site: Site) -> int:
-    """How many requests wait for the narrow model, as HAProxy counts them."""
-    name = next(backend.name for backend in site.plan.gateway.backends if backend.model == NARROW)
-    words = f'haproxy_backend_current_queue{{proxy="{name}"}}'
-    figures = site.ssh("gateway", f"curl -sS http://127.0.0.1:{site.plan.gateway.metrics_port}/metrics").stdout
-    return next(int(float(line.split()[-1])) for line in figures.splitlines() if line.startswith(words))
-
-
 def test_a_client_that_goes_leaves_the_queue(site: Site) -> None:
-    with busy(site):
-        connections = [asked(site, {"model": NARROW, "prompt": "x"}) for _ in range(4)]
-        until(lambda: waiting(site) == 4, 10, "four wait")
+    """Streams, whose answer has not begun."""
+    slow = gone.SLOW["/api/generate"]
+    with busy(site, slow):
+        connections = [asked(site, {"model": slow, "prompt": "x"}) for _ in range(4)]
+        until(lambda: gone.under_way(site).waiting == 4, 10, "four wait")
         for connection in connections:
             connection.close()
-        until(lambda: waiting(site) == 0, 5, "nobody waits any more")
+        until(lambda: gone.under_way(site).waiting == 0, 5, "nobody waits any more")
+        assert gone.under_way(site).running == 1
 
 
 @pytest.mark.parametrize("version", ["1.1", "2"])
