@@ -49,6 +49,7 @@ def guard_config(plan: Plan) -> dict[str, object]:
         },
         "classes": {rules.name: _class(rules, gateway) for rules in gateway.classes},
         "hosts": {instance.group: instance.host for instance in plan.instances},
+        "max_answer_tokens": gateway.max_answer_tokens,
     }
 
 
@@ -56,4 +57,7 @@ def _class(rules: ClassPlan, gateway: GatewayPlan) -> dict[str, object]:
     known = {name: backend.model for backend in gateway.backends for name in backend.names}
     models = [EVERYTHING] if rules.models is None else [known[name.lower()] for name in rules.models]
     options = {"any": [EVERYTHING], "fixed": []}.get(rules.options) if isinstance(rules.options, str) else rules.options
-    return {"models": sorted(set(models)), "options": list(options or [])}
+    found: dict[str, object] = {"models": sorted(set(models)), "options": list(options or [])}
+    if rules.max_answer_tokens is not None:
+        found["max_answer_tokens"] = rules.max_answer_tokens
+    return found

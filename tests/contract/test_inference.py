@@ -85,6 +85,18 @@ def test_chat_streams_messages(http: httpx.Client, model: str) -> None:
     assert last["message"] == {"role": "assistant", "content": ""}
 
 
+@pytest.mark.parametrize("bound", [-1, -2, 0])
+def test_a_bound_of_nothing_is_none(http: httpx.Client, model: str, llama_server: bool, bound: int) -> None:
+    """llm/server.go, Completion: below 0 there are ten contexts; runner/ollamarunner/runner.go: 0 counts nothing."""
+    if llama_server and bound == 0:
+        pytest.skip("it is llama-server's affair")
+    ask = {"model": model, "prompt": "Write the numbers from one to fifty in words.", "stream": False}
+    answer = http.post("/api/generate", json={**ask, "options": {"num_predict": bound}}).json()
+    assert answer["eval_count"] > 3
+    for name in ("NUM_PREDICT", "num_predict "):  # FromMap knows the exact names
+        assert http.post("/api/generate", json={**ask, "options": {name: 3}}).json()["eval_count"] > 3
+
+
 def test_stop_sequences_end_the_answer_and_do_not_show(http: httpx.Client, model: str) -> None:
     """runner/common/stop.go."""
     ask = {"model": model, "prompt": "Count to ten.", "stream": False, "options": {"num_predict": 40, "seed": 1}}

@@ -36,6 +36,26 @@ def test_chat_completion(http: httpx.Client, model: str) -> None:
     assert usage["total_tokens"] == usage["prompt_tokens"] + 4
 
 
+def test_max_completion_tokens_is_ignored(http: httpx.Client, model: str) -> None:
+    """ChatCompletionRequest has no such field, at v0.24.0, v0.32.15 and v0.33.0-rc2 (ollama/ollama#7125): the guard
+    writes max_tokens instead. Where this fails, a release has learned it."""
+    ask = {"model": model, "messages": [{"role": "user", "content": "Write the numbers from one to fifty in words."}]}
+    answer = http.post("/v1/chat/completions", json={**ask, "max_completion_tokens": 3}).json()
+    assert answer["usage"]["completion_tokens"] > 3
+    both = http.post("/v1/chat/completions", json={**ask, "max_completion_tokens": 3, "max_tokens": 5}).json()
+    assert (both["usage"]["completion_tokens"], both["choices"][0]["finish_reason"]) == (5, "length")
+
+
+@pytest.mark.parametrize("value", [5.5, "5", True, [5]])
+def test_max_tokens_is_a_whole_number(http: httpx.Client, model: str, value: object) -> None:
+    """*int in ChatCompletionRequest."""
+    refused = http.post("/v1/chat/completions", json={"model": model, "messages": HELLO, "max_tokens": value})
+    assert refused.status_code == 400
+    assert "max_tokens of type int" in refused.json()["error"]["message"]
+    nothing = {"model": model, "messages": HELLO, "max_tokens": None, "stop": [" "]}
+    assert http.post("/v1/chat/completions", json=nothing).status_code == 200
+
+
 @pytest.mark.parametrize("with_usage", [True, False])
 def test_chat_stream(http: httpx.Client, model: str, with_usage: bool) -> None:
     """ChatWriter.writeResponse: chunks, then usage if it was asked for, then [DONE]."""

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from lab_site import Figure, Site, flexi, until
+from lab_site import Figure, Site, access_log, flexi, until
 
 from flexi.keys.gateways import tell
 from flexi.keys.store import KeysStore
@@ -225,6 +225,48 @@ def test_a_class_has_its_models_and_networks(site: Site, course: str) -> None:
     reply = ask(site, key, "/api/tags")
     assert reply.status == 403
     assert "address" in reply.error
+
+
+QUESTION = [{"role": "user", "content": "x"}]
+WRITERS: dict[str, tuple[dict[str, object], tuple[dict[str, object], ...]]] = {
+    "/api/generate": ({"prompt": "x", "stream": False}, ({}, {"options": {"num_predict": -1}}, {"options": None})),
+    "/api/chat": ({"messages": QUESTION, "stream": False}, ({}, {"options": {"NUM_PREDICT": -2, "num_predict": 0}})),
+    "/v1/chat/completions": ({"messages": QUESTION}, ({}, {"max_completion_tokens": 9999}, {"max_tokens": None})),
+    "/v1/completions": ({"prompt": "x"}, ({}, {"max_to\u212aens": 1e9})),
+    "/v1/responses": ({"input": "x"}, ({}, {"max_output_tokens": 0})),
+    "/v1/messages": ({"messages": QUESTION}, ({"max_tokens": 9999},)),
+}
+"""What writes an answer at each endpoint, and ways to bound it by nothing or too much."""
+
+
+def answer_tokens(reply: Reply) -> object:
+    usage = reply.json.get("usage", reply.json)
+    assert isinstance(usage, dict)
+    names = ("eval_count", "completion_tokens", "output_tokens")
+    return next(usage[name] for name in names if name in usage)
+
+
+def test_no_answer_is_longer_than_its_class_allows(site: Site) -> None:
+    """And the ledger counts what the client was told."""
+    brief = site.plan.gateway.classes[[rules.name for rules in site.plan.gateway.classes].index("brief")]
+    most = brief.max_answer_tokens
+    key = str(change(site, lambda store: store.add(fresh(), "brief", owner="Ada", purpose="a test")))
+    counted: dict[str, int] = {}
+    for path, (question, ways) in WRITERS.items():
+        for way in ways:
+            reply = ask(site, key, path, {"model": MODEL, **question, **way})
+            assert (reply.status, answer_tokens(reply)) == (200, most), (path, way, reply.text[:300])
+            assert reply.headers["x-answer-limit"] == str(most), (path, way)
+            counted[reply.headers["x-request-id"]] = most
+    small = ask(site, key, "/v1/chat/completions", {"model": MODEL, "messages": QUESTION, "max_completion_tokens": 4})
+    assert (answer_tokens(small), "x-answer-limit" in small.headers) == (4, False)
+    counted[small.headers["x-request-id"]] = 4
+
+    def in_the_log() -> bool:
+        found = {line["id"]: line["answer_tokens"] for line in access_log(site)}
+        return {name: found.get(name) for name in counted} == counted
+
+    until(in_the_log, 20, f"the access log has {counted}")
 
 
 def test_what_a_class_may_do_in_a_day_is_counted(site: Site, course: str) -> None:

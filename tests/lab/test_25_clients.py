@@ -21,7 +21,11 @@ MODELS = {
     "embeddings": "nomic-embed-text",
 }
 OPENAI = tuple(client.name for client in CLIENTS if client.name.startswith("openai"))
-ONLY = {"responses": (*OPENAI, "curl"), "messages": ("curl",)}
+ONLY = {
+    "responses": (*OPENAI, "curl"),
+    "messages": ("curl",),
+    "bounded": (*(name for name in OPENAI if "Python" in name), "ChatOpenAI (LangChain)"),
+}
 """OpenAI's and Anthropic's own APIs, and who speaks them."""
 LANGCHAIN_LACKS = ("list", "show")
 PAIRS = [

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from flexi.agent.fields import ConfigError
 from flexi.agent.guard_config import GuardConfig
 from flexi.agent_config import catalogue_config
 from flexi.guard_config import guard_config
@@ -105,6 +106,45 @@ def settings_of(path: Path) -> dict[str, Any]:
 def test_what_a_class_may(make_site: MakeSite, rules: str, models: list[str], options: list[str]) -> None:
     found = settings(make_site(gateway_more=f"classes: {{c: {rules}}}"))["classes"]["c"]
     assert found == {"models": models, "options": options}
+
+
+@pytest.mark.parametrize(
+    ("gateway", "site_s", "class_s"),
+    [
+        ("classes: {c: {}}", 16384, None),
+        ("max_answer_tokens: 4096, classes: {c: {}}", 4096, None),
+        ("max_answer_tokens: 4096, classes: {c: {max_answer_tokens: 100}}", 4096, 100),
+        ("max_answer_tokens: 4096, classes: {c: {max_answer_tokens: 32768}}", 4096, 32768),
+    ],
+)
+def test_the_most_tokens_of_an_answer(make_site: MakeSite, gateway: str, site_s: int, class_s: int | None) -> None:
+    """Everyone's but the class's own, the chat's and the health checks' too."""
+    read = GuardConfig.from_json(settings(make_site(gateway_more=gateway)))
+    assert read.max_answer_tokens == site_s
+    assert read.classes["c"].max_answer_tokens == class_s
+    assert {read.classes[name].max_answer_tokens for name in ("default", "anonymous", "flexi-health")} == {None}
+
+
+def test_settings_of_an_earlier_flexi_have_no_ceiling(make_site: MakeSite) -> None:
+    """The guard may be asked to read what the last deploy wrote."""
+    old = settings(make_site(gateway_more="classes: {c: {max_answer_tokens: 5}}"))
+    del old["max_answer_tokens"], old["classes"]["c"]["max_answer_tokens"]
+    read = GuardConfig.from_json(old)
+    assert (read.max_answer_tokens, read.classes["c"].max_answer_tokens) == (None, None)
+
+
+@pytest.mark.parametrize("value", [0, -1, 2**31, 1.5, True, "5", None])
+def test_a_ceiling_that_is_none_is_refused_by_name(make_site: MakeSite, value: object) -> None:
+    found = settings(make_site(gateway_more="classes: {c: {}}"))
+    for where, change in (
+        ("guard.max_answer_tokens", {"max_answer_tokens": value}),
+        (
+            "guard.classes.c.max_answer_tokens",
+            {"classes": {"c": {"models": ["*"], "options": [], "max_answer_tokens": value}}},
+        ),
+    ):
+        with pytest.raises(ConfigError, match=f"{where}: expected a whole number from 1"):
+            GuardConfig.from_json({**found, **change})
 
 
 def test_the_body_limit_counts_mebibytes_and_bounds_what_is_held(make_site: MakeSite) -> None:

@@ -56,6 +56,10 @@ class Fields:
             raise self._wrong(key, value, f"a whole number from {low} to {high}")
         return value
 
+    def whole_or_none(self, key: str, low: int, high: int) -> int | None:
+        """Return the number at `key`, None where the key is missing."""
+        return self.whole(key, low, high) if key in self._rest else None
+
     def port(self, key: str) -> int:
         return self.whole(key, 0, 65535)
 

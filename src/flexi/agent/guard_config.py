@@ -12,6 +12,8 @@ from .fields import ConfigError, Fields, as_text, load_config
 Item = TypeVar("Item")
 
 EVERYTHING = "*"
+MOST_ANSWER_TOKENS = 2**31 - 1
+"""The largest bound that every runner can hold (llama.cpp counts in 32 bits)."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class ConsumerClass:
     """Names of the models it may use; None for all."""
     options: frozenset[str] | None
     """What it may set of guard_policy.HELD; None for all."""
+    max_answer_tokens: int | None = None
+    """Most tokens of an answer; None for the site's own."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class GuardConfig:
     classes: Mapping[str, ConsumerClass]
     hosts: Mapping[str, str]
     """The host of each group."""
+    max_answer_tokens: int | None = None
+    """Most tokens of an answer; None, as in files that an earlier flexi wrote, leaves them to the client."""
 
     @classmethod
     def load(cls, path: Path) -> GuardConfig:
@@ -76,6 +82,7 @@ class GuardConfig:
             models=_table(fields, "models", _model),
             classes=_table(fields, "classes", _class),
             hosts=_table(fields, "hosts", as_text),
+            max_answer_tokens=fields.whole_or_none("max_answer_tokens", 1, MOST_ANSWER_TOKENS),
         )
         fields.done()
         return config
@@ -100,7 +107,11 @@ def _model(value: object, where: str) -> Model:
 
 def _class(value: object, where: str) -> ConsumerClass:
     fields = Fields(value, where)
-    found = ConsumerClass(models=_names(fields, "models"), options=_names(fields, "options"))
+    found = ConsumerClass(
+        models=_names(fields, "models"),
+        options=_names(fields, "options"),
+        max_answer_tokens=fields.whole_or_none("max_answer_tokens", 1, MOST_ANSWER_TOKENS),
+    )
     fields.done()
     return found
 

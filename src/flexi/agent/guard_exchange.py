@@ -341,6 +341,8 @@ class Exchange:
         headers.append(("X-Flexi-Model", self._order.model.name))
         if self._order.set_aside:
             headers.append(("X-Ignored-Options", ", ".join(self._order.set_aside)))
+        if self._order.answer_limit is not None:
+            headers.append(("X-Answer-Limit", str(self._order.answer_limit)))
         headers.append(("Connection", "close"))
         self._write(write_head(head.line, headers))
 

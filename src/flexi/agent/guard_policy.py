@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from . import guard_body
+from . import guard_answer, guard_body
 from .guard_config import ConsumerClass, GuardConfig, Model
 from .guard_dialect import Refusal, shown
 from .names import short_name
@@ -22,6 +22,9 @@ HELD_FIELDS = frozenset({"keep_alive", "shift"})
 """The same of fields beside `options`; `shift` counts since 0.30."""
 HELD = LOAD_OPTIONS | HELD_FIELDS
 """What a class must have been given before its consumers can set it."""
+
+MOST_CONTEXT = 2**31
+"""No model has a context of more tokens; what asks for one has the model's own."""
 
 SHOW = "/api/show"
 _UNLOADING = ("/api/generate", "/api/chat")
@@ -41,6 +44,8 @@ class Order:
     stream: bool
     set_aside: tuple[str, ...]
     """Fields that the client sent and the instance does not get."""
+    answer_limit: int | None = None
+    """Most tokens of the answer, where the site says so and not the client."""
 
 
 def judge(config: GuardConfig, path: str, consumer: str, class_name: str, body: bytes | bytearray) -> Order:
@@ -58,12 +63,14 @@ def judge(config: GuardConfig, path: str, consumer: str, class_name: str, body: 
         allowed = ", ".join(sorted(rules.models))
         raise Refusal(403, "model_not_allowed", f"this key may not use {model.name}; it may use {allowed or 'nothing'}")
     set_aside = _hold(path, fields, rules, model)
+    ceiling = rules.max_answer_tokens or config.max_answer_tokens
+    answer_limit = guard_answer.apply(path, fields, ceiling, _context(path, fields, model))
     stream = _streams(path, fields)
     fields.pop("model", None)
     if path == SHOW:
         fields.pop("name", None)
     backend = model.show if path == SHOW else model.backend
-    return Order(model, backend, guard_body.canonical({"model": model.name, **fields}), stream, set_aside)
+    return Order(model, backend, guard_body.canonical({"model": model.name, **fields}), stream, set_aside, answer_limit)
 
 
 def _model(config: GuardConfig, path: str, fields: Mapping[str, object]) -> Model:
@@ -107,6 +114,15 @@ def _hold(path: str, fields: dict[str, object], rules: ConsumerClass, model: Mod
         found.append(f"options.{name}")
     fields["options"] = kept
     return tuple(found)
+
+
+def _context(path: str, fields: Mapping[str, object], model: Model) -> int:
+    """Return the context in tokens that the model has for this request: its class may have been given another one."""
+    options = fields.get("options")
+    wanted = options.get("num_ctx") if path in _STREAMS_UNASKED and isinstance(options, dict) else None
+    if not isinstance(wanted, bool) and isinstance(wanted, (int, float)) and 1 <= wanted <= MOST_CONTEXT:
+        return int(wanted)
+    return model.context
 
 
 def _check_context(value: object, model: Model) -> None:

@@ -402,6 +402,7 @@ def _gateway(site: Site) -> GatewayPlan:
         queue_timeout_s=gateway.queue_timeout,
         queue_length=gateway.queue_length,
         body_limit_bytes=gateway.body_limit * 2**20,
+        max_answer_tokens=gateway.max_answer_tokens,
         guard_sockets=tuple(f"{GUARD_RUN}/{number}.sock" for number in range(1, GUARD_WORKERS + 1)),
         inner_socket=INNER_SOCKET,
         anonymous_paths=tuple(_OPEN_PATHS[name] for name in dict.fromkeys((*gateway.anonymous, *moodle_keyless(site)))),

@@ -35,4 +35,5 @@ def consumer_class(name: str, rules: ConsumerClass) -> ClassPlan:
         priority=rules.priority,
         networks=rules.networks,
         options=rules.options,
+        max_answer_tokens=rules.max_answer_tokens,
     )

@@ -19,6 +19,9 @@ PlatformName = Literal["ubuntu-22.04", "ubuntu-24.04", "debian-12"]
 Priority = Literal["interactive", "batch"]
 DEFAULT_CLASS = "default"
 """The class of keys that name no other."""
+DEFAULT_MAX_ANSWER_TOKENS = 16_384
+"""Some 12,000 words or 18 minutes of a model that writes 15 tokens a second: more than an answer that people read, room
+for a model that thinks first, and an end for one that repeats itself."""
 ANONYMOUS_CLASS = "anonymous"
 """The class of requests without a key, on paths that need none."""
 HEALTH_CONSUMER = "flexi-health"
@@ -396,6 +399,8 @@ class ClassPlan(_Frozen):
     """Empty means everywhere."""
     options: Literal["any", "fixed"] | tuple[str, ...]
     """Which of `GUARDED_OPTIONS` a request may set."""
+    max_answer_tokens: int | None = None
+    """Most tokens of an answer; None means the gateway's."""
 
     @property
     def limits(self) -> tuple[tuple[str, int], ...]:
@@ -475,6 +480,8 @@ class GatewayPlan(_Frozen):
     queue_length: int
     """Requests that wait for one model; more are refused."""
     body_limit_bytes: int
+    max_answer_tokens: int = DEFAULT_MAX_ANSWER_TOKENS
+    """Most tokens of an answer, where its consumer's class has no bound of its own."""
     guard_sockets: tuple[str, ...]
     """Unix sockets between HAProxy and the guard's workers, one for each."""
     inner_socket: str

@@ -8,7 +8,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
-from flexi.plan.model import ANONYMOUS_CLASS, DEFAULT_CLASS, GUARDED_OPTIONS, Priority
+from flexi.plan.model import (
+    ANONYMOUS_CLASS,
+    DEFAULT_CLASS,
+    DEFAULT_MAX_ANSWER_TOKENS,
+    GUARDED_OPTIONS,
+    Priority,
+)
 
 from . import names
 from .findings import suggestion
@@ -89,6 +95,11 @@ class ConsumerClass(Section):
         description="Settings that would load a model anew for everyone, or unload it: `any` may be sent, or those of "
         "a list, or none (`fixed`).",
         examples=[["num_ctx"]],
+    )
+    max_answer_tokens: Limit | None = Field(
+        default=None,
+        description="Most tokens of an answer, instead of `gateway.max_answer_tokens`; it may be larger or smaller.",
+        examples=[1024],
     )
 
 
@@ -176,6 +187,12 @@ class Gateway(Section):
     )
     body_limit: int = Field(
         default=32, ge=1, le=1024, description="Largest request in MiB; images count in base64.", examples=[32]
+    )
+    max_answer_tokens: Limit = Field(
+        default=DEFAULT_MAX_ANSWER_TOKENS,
+        description="Most tokens of an answer, thinking included. It holds where a request names no number or a larger "
+        "one, and the answer then says so (X-Answer-Limit). No answer gets more tokens than its model's context has.",
+        examples=[4096],
     )
     aliases: dict[ModelName, ModelName] = Field(
         default={},

@@ -31,6 +31,7 @@ CLIENTS = (
     Client("openai 2 (Python)", "openai_python.py", "openai-2"),
     Client("openai, newest (Python)", "openai_python.py"),
     Client("ChatOllama (LangChain)", "langchain_python.py", "langchain"),
+    Client("ChatOpenAI (LangChain)", "langchain_openai_python.py", "langchain"),
     Client("ollama (JavaScript)", "ollama.js"),
     Client("openai (JavaScript)", "openai.js"),
     Client("curl", "curl.py"),

@@ -137,6 +137,24 @@ def responses(task: Task) -> Saw:
     }
 
 
+def bounded(task: Task) -> Saw:
+    """By the name that has replaced `max_tokens`, which an instance does not know."""
+    create = client_of(task).chat.completions.create
+    limit: Any = {"max_completion_tokens": task["few_tokens"]}
+    whole = create(model=task["models"]["chat"], messages=ask(task), **limit)
+    usage: Any = {"stream_options": {"include_usage": True}}
+    chunks = list(create(model=task["models"]["chat"], messages=ask(task), stream=True, **limit, **usage))
+    assert whole.usage is not None
+    last = chunks[-1].usage
+    assert last is not None
+    reasons = [choice.finish_reason for chunk in chunks for choice in chunk.choices if choice.finish_reason]
+    return {
+        "sent": limit,
+        "whole": {"answer_tokens": whole.usage.completion_tokens, "reason": whole.choices[0].finish_reason},
+        "streamed": {"answer_tokens": last.completion_tokens, "reason": reasons[0]},
+    }
+
+
 if __name__ == "__main__":
     run(
         {
@@ -151,5 +169,6 @@ if __name__ == "__main__":
             "errors": errors,
             "cancel": cancel,
             "responses": responses,
+            "bounded": bounded,
         }
     )

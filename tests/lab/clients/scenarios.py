@@ -14,6 +14,8 @@ import jsonschema
 QUESTION = "Why is the sky blue?"
 TOKENS = 40
 """What an answer may have; the simulated models say the question again within them."""
+FEW_TOKENS = 5
+"""A bound on an answer that the models would exceed many times over."""
 CANCELLED_AFTER = 3
 """Pieces of a stream, after which the client goes away."""
 
@@ -53,6 +55,7 @@ def task(url: str, models: Mapping[str, str]) -> dict[str, Any]:
         "models": dict(models),
         "question": QUESTION,
         "tokens": TOKENS,
+        "few_tokens": FEW_TOKENS,
         "cancelled_after": CANCELLED_AFTER,
         "tool": TOOL,
         "tool_question": TOOL_QUESTION,
@@ -159,6 +162,12 @@ def messages(saw: Saw, task: Saw) -> None:
     assert saw["streamed"]["pieces"] > TOKENS / 2
 
 
+def bounded(saw: Saw, task: Saw) -> None:
+    assert saw["sent"] == {"max_completion_tokens": FEW_TOKENS}, "another version sends another name: is it known?"
+    for way in ("whole", "streamed"):
+        assert saw[way] == {"answer_tokens": FEW_TOKENS, "reason": "length"}, way
+
+
 JUDGES: dict[str, Callable[[Saw, Saw], None]] = {
     "chat": chat,
     "stream": stream,
@@ -172,4 +181,5 @@ JUDGES: dict[str, Callable[[Saw, Saw], None]] = {
     "cancel": cancel,
     "responses": responses,
     "messages": messages,
+    "bounded": bounded,
 }

@@ -37,6 +37,7 @@ _MESSAGE = Struct(
 )
 _STREAM_OPTIONS = Struct("openai.StreamOptions", {"include_usage": boolean})
 _SAMPLING = {
+    # The only bound that it knows: `max_completion_tokens` is ignored, at v0.33.0-rc2 too.
     "max_tokens": integer,
     "seed": integer,
     "stop": anything,

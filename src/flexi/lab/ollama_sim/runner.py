@@ -6,6 +6,7 @@ Source: llm/server.go (Completion, Embedding).
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -162,7 +163,11 @@ class Runner:
             seconds = FIRST_TOKEN_SECONDS / self._speed + prompt_tokens / (self._rate * PROMPT_SPEEDUP)
             pause(seconds, caller)
             prompt_ns = monotonic_ns() - start
-            limit = options.num_predict if options.num_predict > 0 else 10 * self.context
+            limit: float = options.num_predict
+            if limit < 0 or limit > 10 * self.context:
+                limit = 10 * self.context
+            elif limit == 0:
+                limit = math.inf  # no bound: `numPredict > 0` in runner/*/runner.go
             if not shift:
                 limit = min(limit, max(self.context - prompt_tokens, 1))
             start = monotonic_ns()
