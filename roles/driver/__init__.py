@@ -6,6 +6,7 @@ from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import files, systemd
 
 from flexi.operations.applying import applied
+from flexi.operations.cards import cards_expected
 from flexi.operations.draining import Interruption
 from flexi.operations.packages import (
     driver_installed,
@@ -25,8 +26,14 @@ PERSISTENCED = "/etc/systemd/system/nvidia-persistenced.service.d/flexi.conf"
 
 @deploy("Driver")
 def permit(plan: HostPlan) -> None:
-    """Before anything else: a host that would need a reboot which is not allowed is left as it is."""
+    """Before anything else: a host with other cards than the site file's, or one that would need a reboot which is not
+    allowed, is left as it is."""
     assert plan.driver is not None
+    cards_expected(
+        name="See that the cards are those of the site file",
+        expected=plan.expected_gpus,
+        place=plan.gpu_place,
+    )
     reboot_permitted(
         name="See that no reboot is due, or that it is allowed",
         driver=plan.driver,

@@ -84,7 +84,11 @@ def install(plan: HostPlan) -> list[OperationMeta]:
                 mode="0700",
             )
         environment = environment_file(
-            name=f"Write {instance.environment_file}", instance=instance, gpu_count=plan.gpu_count
+            name=f"Write {instance.environment_file}",
+            instance=instance,
+            gpu_count=plan.gpu_count,
+            expected=plan.expected_gpus,
+            place=plan.gpu_place,
         )
         restarts.append(_restart(plan, instance, [switch, unit, environment]))
         systemd.service(

@@ -13,6 +13,11 @@ def agent_config(host: HostPlan) -> dict[str, object]:
         "host": host.name,
         "check_port": host.agent.check_port,
         "interval_s": host.agent.interval_s,
+        "gpus": {
+            "model": host.gpu_model,
+            "memory_mib": host.gpu_memory_mib,
+            "memory_said": host.gpu_memory_said,
+        },
         "instances": [
             {
                 "group": instance.group,

@@ -10,23 +10,17 @@ from dataclasses import dataclass
 from pyinfra.api import FactBase, StringCommand
 from pyinfra.api.command import QuoteString
 
+from flexi.agent import smi
+from flexi.agent.smi import Gpu
 from flexi.plan.platforms import APT_SOURCES, APT_SOURCES_ONLY
-from flexi.truth import booting_next, driver_version, is_mismatch, kernel_releases
-
-
-@dataclass(frozen=True)
-class Gpu:
-    index: int
-    uuid: str
-    name: str
-    memory_mib: int
+from flexi.truth import SMI, booting_next, driver_version, is_mismatch, kernel_releases, parse_cards
 
 
 @dataclass(frozen=True)
 class DriverTruth:
     """What the kernel and the user space say of the NVIDIA driver right now.
 
-    `running` is the loaded kernel module's version or None, `smi_error` the first words of nvidia-smi where it fails.
+    `running` is the loaded kernel module's version or None, `smi_error` the first complaint of nvidia-smi.
     """
 
     running: str | None
@@ -58,31 +52,21 @@ class DriverTruth:
         return int(self.running.split(".")[0]) if self.running else None
 
 
-MAX_GPUS = 16
-"""The most cards that one server board carries (NVIDIA HGX and PCIe chassis)."""
+_CARDS = f"{SMI}\nthe_cards {','.join(smi.FIELDS)}\n"
 
 
 class NvidiaGpus(FactBase[list[Gpu]]):
-    """The host's GPUs in PCI bus order, as nvidia-smi sees them; empty where it fails or is missing.
-
-    One card that is lost makes nvidia-smi refuse every question about the whole host, so each is then asked alone.
-    """
+    """The host's GPUs in PCI bus order as nvidia-smi sees them, those included that are not usable; empty where it
+    fails or is missing."""
 
     default = list
 
     def command(self) -> StringCommand:
-        query = "nvidia-smi --query-gpu=index,uuid,name,memory.total --format=csv,noheader,nounits"
-        each = f'for i in $(seq 0 {MAX_GPUS - 1}); do {query} -i "$i" 2>/dev/null | grep "^$i, GPU-"; done'
-        script = f"command -v nvidia-smi >/dev/null || exit 0; {query} 2>/dev/null || {each}; true"
-        return StringCommand("sh", "-c", QuoteString(script))
+        return StringCommand("sh", "-c", QuoteString(_CARDS + "true"))
 
     def process(self, output: list[str]) -> list[Gpu]:
-        gpus = []
-        for line in output:
-            fields = [field.strip() for field in line.split(",")]
-            if len(fields) == 4 and fields[0].isdigit() and fields[1].startswith("GPU-") and fields[3].isdigit():
-                gpus.append(Gpu(int(fields[0]), fields[1], fields[2], int(fields[3])))
-        return gpus
+        cards = parse_cards("\n".join(output))
+        return list(cards.gpus) if cards else []
 
 
 REBOOT_MARK = "/var/lib/flexi/driver-boot-id"
@@ -96,29 +80,25 @@ echo "boot_id=$(cat /proc/sys/kernel/random/boot_id)"
 echo "tried=$(cat {REBOOT_MARK} 2>/dev/null | tr '\\n' ' ')"
 echo "kernel=$(cat /proc/sys/kernel/osrelease)"
 dpkg-query -W -f='${{db:Status-Status}} ${{Package}}\\n' 'linux-image-*' 2>/dev/null | sed -n 's/^installed /image=/p'
-smi=$(nvidia-smi -L 2>&1) || {{
-  status=$?
-  words=$(printf '%s\\n' "$smi" | grep -v '^GPU [0-9]*: ' | grep -m1 .)
-  echo "smi=${{words:-exit $status}}"
-}}
 """
 
 
 class NvidiaDriver(FactBase[DriverTruth]):
-    """The running driver. nvidia-smi prints NVML's errors to standard output, others to standard error, and of a lost
-    card in the middle of its list: the status decides, and whatever is no card's line is what it says."""
+    """The running driver, and what nvidia-smi complains of."""
 
     def command(self) -> StringCommand:
-        return StringCommand("sh", "-c", QuoteString(_DRIVER_TRUTH.strip()))
+        return StringCommand("sh", "-c", QuoteString(f"{_DRIVER_TRUTH.strip()}\n{_CARDS}true"))
 
     def process(self, output: list[str]) -> DriverTruth:
         pairs = [line.split("=", 1) for line in output if "=" in line]
         values = dict(pair for pair in pairs if pair[0] != "image")
         tried = values.get("tried", "").split()
+        cards = parse_cards("\n".join(output))
+        errors = cards.errors if cards else ("nvidia-smi is not installed",)
         return DriverTruth(
             running=driver_version(values.get("running", "")),
             nouveau=values.get("nouveau", "0") not in ("", "0"),
-            smi_error=values.get("smi") or None,
+            smi_error=errors[0] if errors else None,
             boot_id=values.get("boot_id", ""),
             tried_boot_id=tried[0] if tried else None,
             tried_kernel=tried[1] if tried[1:] else None,

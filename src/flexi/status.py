@@ -53,6 +53,14 @@ class HostStatus:
             return []
         return [(instance["group"], model) for instance in self.status["instances"] for model in instance["models"]]
 
+    def findings(self) -> list[tuple[str, str]]:
+        """(severity, words) of what is wrong with the host's cards as a whole: `error` or `warning`, as the agent says.
+
+        An older agent says nothing of it.
+        """
+        found = (self.status or {}).get("findings") or ()
+        return [(str(one["severity"]), str(one["what"])) for one in found]
+
 
 def read(host: HostPlan) -> HostStatus:
     answer = remote.run(host, READ_COMMAND)
@@ -152,6 +160,9 @@ def view(plan: Plan, statuses: list[HostStatus]) -> Table:
     for status in statuses:
         if status.error:
             table.add_row(status.host, "", "", f"[bold red]{escape(status.error)}[/]", "")
+        for severity, what in status.findings():
+            color = "bold red" if severity == "error" else "yellow"
+            table.add_row(status.host, "", "", f"[{color}]{escape(what)}[/]", "")
         for group, model in model_states(plan, status):
             vram = model.get("size_vram") or 0
             table.add_row(status.host, group, model["name"], _state(model), f"{vram / 2**30:.1f} GiB" if vram else "")

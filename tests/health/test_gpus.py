@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Sequence
 
 import pytest
 from subjects import Hosts
 from testinfra.host import Host
 
+from flexi.agent import smi
+from flexi.agent.smi import Cards
 from flexi.plan.model import HostPlan, InstancePlan
+from flexi.truth import SMI, parse_cards
+
+PERSISTENCE = ("index", "uuid", "persistence_mode")
 
 
 @pytest.mark.hosts("driver")
@@ -22,40 +28,52 @@ def test_driver(host_plan: HostPlan, target: Host) -> None:
     assert int(version.group(1)) == host_plan.driver.major, (
         f"driver {version.group(0)} runs, the site wants {host_plan.driver.branch}"
     )
-    smi = target.run("nvidia-smi -L")
-    assert smi.rc == 0, f"nvidia-smi fails: {complaint(smi.stdout + smi.stderr)}; a reboot loads what is installed"
+    errors = cards(target).errors
+    assert not errors, f"nvidia-smi fails: {errors[0]}; a reboot loads what is installed"
 
 
 @pytest.mark.hosts("driver")
 def test_gpu_count(host_plan: HostPlan, target: Host) -> None:
-    """all its GPUs are there"""
-    smi = target.run("nvidia-smi --query-gpu=uuid --format=csv,noheader")
-    assert smi.rc == 0, f"nvidia-smi fails: {complaint(smi.stdout + smi.stderr)}"
-    seen = [line for line in smi.stdout.splitlines() if line.startswith("GPU-")]
-    assert len(seen) == host_plan.gpu_count, f"nvidia-smi shows {len(seen)} of {host_plan.gpu_count} GPUs"
+    """all its GPUs are there and usable"""
+    seen = cards(target)
+    broken = [f"{gpu.called} is not usable: {gpu.fault}" for gpu in seen.gpus if gpu.fault]
+    assert not broken, "; ".join(broken)
+    errors = f" ({seen.errors[0]})" if seen.errors else ""
+    assert len(seen.gpus) == host_plan.gpu_count, (
+        f"nvidia-smi shows {len(seen.gpus)} of {host_plan.gpu_count} GPUs{errors}"
+    )
+
+
+@pytest.mark.hosts("driver")
+def test_gpu_model(host_plan: HostPlan, target: Host) -> None:
+    """its GPUs are those of the site file"""
+    expected = host_plan.expected_gpus
+    assert expected is not None
+    others = [words for gpu in cards(target).gpus if (words := smi.other(gpu, expected))]
+    assert not others, f"{'; '.join(others)} ({host_plan.gpu_place}); the plan's memory rests on it"
 
 
 @pytest.mark.hosts("driver")
 def test_persistence(target: Host) -> None:
     """its GPUs stay initialised while nothing uses them"""
-    smi = target.run("nvidia-smi --query-gpu=index,persistence_mode --format=csv,noheader")
-    assert smi.rc == 0, f"nvidia-smi fails: {complaint(smi.stdout + smi.stderr)}"
-    modes = [line.partition(",") for line in smi.stdout.splitlines() if line]
-    off = [index.strip() for index, _, mode in modes if mode.strip() != "Enabled"]
-    assert modes, "nvidia-smi lists no GPU"
+    seen = cards(target, PERSISTENCE)
+    assert seen.gpus, f"nvidia-smi fails: {(*seen.errors, 'it lists no GPU')[0]}"
+    off = [str(gpu.index) for gpu in seen.usable if gpu.persistence is False]
     assert not off, f"persistence mode is off on GPU {', '.join(off)}: systemctl cat nvidia-persistenced; deploy again"
 
 
 def test_group_gpus(instance: InstancePlan, hosts: Hosts) -> None:
-    """group {instance} has its own GPUs, and they are visible"""
+    """group {instance} has its own GPUs, and they are usable"""
     target = hosts[instance.host]
     line = target.run(f"grep ^CUDA_VISIBLE_DEVICES= {instance.environment_file}").stdout.strip()
     wanted = [uuid for uuid in line.partition("=")[2].split(",") if uuid]
     assert len(wanted) == len(instance.gpus), (
         f"{instance.environment_file} names {len(wanted)} GPUs, the plan {len(instance.gpus)}: deploy again"
     )
-    smi = target.run("nvidia-smi --query-gpu=uuid --format=csv,noheader")
-    missing = set(wanted) - set(smi.stdout.split())
+    seen = cards(target)
+    broken = [f"{gpu.called} is not usable: {gpu.fault}" for gpu in seen.gpus if gpu.uuid in wanted and gpu.fault]
+    assert not broken, "; ".join(broken)
+    missing = set(wanted) - {gpu.uuid for gpu in seen.gpus}
     assert not missing, f"not visible: {', '.join(sorted(missing))}"
 
 
@@ -74,7 +92,11 @@ def installed_packages(target: Host, names: Iterable[str]) -> list[str]:
     return [line.split()[1] for line in listing.splitlines() if line.startswith("installed ")]
 
 
-def complaint(text: str) -> str:
-    """What nvidia-smi says besides the cards that it does list."""
-    lines = [line for line in text.strip().splitlines() if not line.startswith("GPU")]
-    return (lines or ["it says nothing"])[0]
+def cards(target: Host, fields: Sequence[str] = smi.FIELDS) -> Cards:
+    """The host's cards as nvidia-smi lists them, judged as the agent does."""
+    # A shell of its own: testinfra's sudo takes one command.
+    script = f"{SMI}\nthe_cards {','.join(fields)}\n"
+    done = target.run(f"sh -c {shlex.quote(script)}")
+    seen = parse_cards(done.stdout)
+    assert seen is not None, "nvidia-smi is not installed"
+    return seen

@@ -28,8 +28,9 @@ def fault(site: Site, host: str, *what: str) -> None:
     [
         ("server-b", ["mismatch"], "version mismatch"),
         ("server-a", ["lost", "--gpu", "3"], "not visible"),
+        ("server-a", ["reset", "--gpu", "1"], "not usable: GPU requires reset"),
     ],
-    ids=["driver mismatch", "GPU lost"],
+    ids=["driver mismatch", "GPU lost", "GPU requires reset"],
 )
 def test_a_fault_takes_the_instance_out_and_is_named(healthy: Site, host: str, what: list[str], words: str) -> None:
     site = healthy
@@ -46,6 +47,55 @@ def test_a_fault_takes_the_instance_out_and_is_named(healthy: Site, host: str, w
     shown = flexi("status", str(site.file))
     assert shown.status == 1
     assert words in " ".join(shown.stdout.split())
+    doctor = site.doctor()
+    ours = [finding for finding in doctor if finding["host"] == host]
+    assert any(words.split(": ")[-1] in finding["what"] or "missing" in finding["what"] for finding in ours), doctor
+
+
+def test_an_instance_does_not_start_on_a_gpu_that_requires_a_reset(healthy: Site) -> None:
+    """The card is listed and nvidia-smi ends with 0: what starts now would compute on the CPU."""
+    site = healthy
+    instance = next(i for i in site.plan.instances if i.host == "server-b")
+    fault(site, "server-b", "reset", "--gpu", "1")
+    assert site.ssh("server-b", "nvidia-smi --query-gpu=memory.used --format=csv").status == 0
+    site.ssh("server-b", f"sudo systemctl restart {instance.unit}")
+    log = site.ssh("server-b", f"sudo journalctl -u {instance.unit} -o cat -n 20 --no-pager").stdout
+    assert "GPU 1" in log
+    assert "GPU requires reset" in log
+    assert site.ssh("server-b", f"curl -sS -m 2 http://127.0.0.1:{instance.port}/").status != 0
+    port = site.plan.host("server-b").agent
+    assert port is not None
+    asked = f"bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port.check_port}; echo {instance.group} >&3; head -n 1 <&3'"
+    assert "down" in site.ssh("server-b", asked).stdout
+
+
+def test_a_warning_of_nvidia_smi_stops_nothing(healthy: Site) -> None:
+    site = healthy
+    fault(site, "server-b", "inforom", "--gpu", "0")
+    assert site.ssh("server-b", "nvidia-smi -L").status == 14
+    assert site.failures() == []
+    warning = next(finding for finding in site.doctor() if finding["host"] == "server-b")
+    assert (warning["id"], warning["severity"]) == ("nvidia-smi-warns", "warning")
+    until(lambda: "infoROM" in flexi("status", str(site.file)).stdout, 30, "the status says it")
+    done = site.pyinfra("-y", "--limit", "server-b")
+    assert done.status == 0, done.text[-3000:]
+    assert site.answers(model_of(site, "server-b"))
+
+
+def test_another_card_than_the_site_files_is_named_and_the_deploy_refuses(healthy: Site) -> None:
+    site = healthy
+    fault(site, "server-b", "another-card", "--gpu", "1")
+    named = [failure for failure in site.failures() if failure.startswith("server-b:")]
+    assert any("Tesla T4" in failure and "A40" in failure for failure in named), named
+    found = [finding for finding in site.doctor() if finding["id"] == "gpu-other"]
+    assert found, "the doctor names it"
+    assert "Tesla T4" in found[0]["what"]
+    until(lambda: "Tesla T4" in flexi("status", str(site.file)).stdout, 30, "the status names it")
+    done = site.pyinfra("-y", "--limit", "server-b")
+    assert done.status != 0
+    said = " ".join(done.text.split())
+    assert "Tesla T4 with 15360 MiB, the site file says A40 with 46068 MiB" in said
+    assert "Nothing was changed here" in said
 
 
 def test_an_instance_does_not_start_without_its_gpus(healthy: Site) -> None:

@@ -25,6 +25,7 @@ from pyinfra.connectors.fake import FakeConnector
 from pyinfra.connectors.util import CommandOutput, OutputLine
 
 from flexi import facts as own
+from flexi.agent.smi import Gpu
 from flexi.chat_facts import StoreTruth
 from flexi.status import READ_COMMAND
 from flexi.truth import kernel_releases, upstream
@@ -75,6 +76,8 @@ class ModelHost:
     """The kernel that every boot starts; the newest where it is None."""
     clock: Callable[[ModelHost], own.LocalTime] = lambda _: own.LocalTime(1, 720)
     gpus: int = 1
+    card: str = ""
+    """Model of its cards, as the site file says it."""
     models: dict[str, list[str]] = field(default_factory=dict)
     """What each instance serves as soon as it runs, by group."""
     stores: dict[str, list[str]] = field(default_factory=dict)
@@ -152,9 +155,10 @@ class ModelHost:
 
     # Facts of flexi's own, in the order of flexi.facts.
 
-    def _fact_nvidia_gpus(self) -> list[own.Gpu]:
+    def _fact_nvidia_gpus(self) -> list[Gpu]:
         well = self.driver and not self._smi_error() and not self.nouveau
-        return [own.Gpu(i, f"GPU-{i:08d}-0000-0000-0000-000000000000", "x", 1) for i in range(self.gpus if well else 0)]
+        uuids = [f"GPU-{i:08d}-0000-0000-0000-000000000000" for i in range(self.gpus if well else 0)]
+        return [Gpu(i, uuid, f"NVIDIA {self.card}") for i, uuid in enumerate(uuids)]
 
     def _smi_error(self) -> str | None:
         library = upstream(self.packages.get(self.driver_package, ""))

@@ -182,6 +182,7 @@ def case(
         kernel=kernel,
         kernels=(kernel,),
         gpus=2,
+        card=host.gpu_model or "",
         driver_package=host.driver.version_package if host.driver else "",
         versions=dict.fromkeys(("nvidia-*", "libnvidia-*", "libcuda1"), ARCHIVE[platform, branch]),
         models={"a": ["llama3:8b"], "b": ["mistral:7b"], "old": []},

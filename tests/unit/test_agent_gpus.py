@@ -14,6 +14,7 @@ from agent_fakes import GIB, UUIDS, report, smi_line
 from flexi.agent import gpus
 from flexi.agent.env_file import EnvFileError, gpu_uuids
 from flexi.agent.gpus import GpuReport, GpuWatch
+from flexi.agent.smi import Expected
 
 MISMATCH = "Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 535.309"
 LOST = "Unable to determine the device handle for GPU0000:02:00.0: GPU is lost.  Reboot the system to recover this GPU"
@@ -191,3 +192,81 @@ def test_the_gate_opens_only_when_every_gpu_is_visible(smi: Path, tmp_path: Path
     shut = gate(env_file)
     assert (shut.returncode, "CPU" in shut.stderr) == (1, True)
     assert gate(tmp_path / "missing.env").returncode == 1
+
+
+def shape(name: str) -> str:
+    """The answer of a file of the collection in tests/unit/smi."""
+    text = (Path(__file__).parent / "smi" / f"{name}.txt").read_text()
+    return text.partition("--- answer\n")[2].partition("--- health\n")[0].rstrip("\n")
+
+
+def seen_uuid(number: int) -> str:
+    return f"GPU-0000000{number}-0000-4000-8000-00000000000{number}"
+
+
+def test_a_gpu_that_requires_a_reset_shuts_the_gate_of_its_group_only(smi: Path, tmp_path: Path) -> None:
+    say(smi, shape("570-requires-reset"))
+    well, broken = tmp_path / "a.env", tmp_path / "b.env"
+    well.write_text(f"CUDA_VISIBLE_DEVICES={seen_uuid(0)}\n")
+    broken.write_text(f"CUDA_VISIBLE_DEVICES={seen_uuid(0)},{seen_uuid(1)}\n")
+    assert gate(well).returncode == 0
+    shut = gate(broken)
+    assert shut.returncode == 1
+    assert shut.stderr == (
+        "flexi_agent: GPU 1 (GPU-00000001) is not usable: GPU requires reset; the group has 1 of its 2 GPUs\n"
+    )
+
+
+def test_a_warning_shuts_no_gate_and_is_a_note(smi: Path) -> None:
+    say(smi, shape("450-inforom"), status=14)
+    seen = gpus.look([seen_uuid(0), seen_uuid(1)])
+    assert gpus.fault(seen, [seen_uuid(0), seen_uuid(1)], time.monotonic()) is None
+    assert (seen.driver.error, len(seen.gpus)) == (None, 2)
+    assert gpus.notes(seen, [seen_uuid(0)]) == ["WARNING: infoROM is corrupted at gpu 0000:67:00.0"]
+    assert [(one.severity, "infoROM" in one.what) for one in gpus.findings(seen, None)] == [("warning", True)]
+
+
+def test_complaints_on_the_error_output_count(smi: Path) -> None:
+    """The card that still answers has its row, the other one's complaint comes on the other pipe, with status 0."""
+    (smi / "nvidia-smi").write_text(f"#!/bin/sh\nprintf '%s' '{smi_line(0, UUIDS[0])}'; echo '{LOST}' >&2\n")
+    (smi / "nvidia-smi").chmod(0o755)
+    seen = gpus.look(UUIDS)
+    assert gpus.fault(seen, UUIDS[:1], time.monotonic()) is None
+    assert "GPU-bbbbbbbb is not visible" in (gpus.fault(seen, UUIDS, time.monotonic()) or "")
+    assert "GPU is lost" in (seen.driver.error or "")
+
+
+def test_the_recovery_action_of_a_card_with_all_its_numbers_shuts_the_gate(smi: Path) -> None:
+    """A driver that knows the field, and one that refuses a question with it and knows MIG."""
+    rows = "\n".join(smi_line(index, uuid).replace("535.309.01", "580.65.06") for index, uuid in enumerate(UUIDS))
+    (smi / "nvidia-smi").write_text(
+        f"""#!/bin/sh
+case "$*" in
+  *uuid,mig.mode.current,gpu_recovery_action*) [ ! -e {smi}/old ] || {{
+      echo 'Field "gpu_recovery_action" is not a valid field to query.'; exit 2; }}
+    echo '{UUIDS[0]}, [N/A], None'; echo '{UUIDS[1]}, [N/A], Reset' ;;
+  *uuid,mig.mode.current*) echo '{UUIDS[0]}, Enabled' ;;
+  *) echo '{rows}' ;;
+esac
+"""
+    )
+    (smi / "nvidia-smi").chmod(0o755)
+    words = gpus.fault(gpus.look(), UUIDS, time.monotonic()) or ""
+    assert "GPU 1 (GPU-bbbbbbbb) is not usable: the driver asks for recovery: Reset" in words
+    (smi / "old").touch()
+    seen = gpus.look()
+    assert (gpus.fault(seen, UUIDS, time.monotonic()), [gpu.split for gpu in seen.gpus]) == (None, [True, False])
+
+
+def test_another_card_than_the_site_files_is_a_note_and_an_error_of_the_host() -> None:
+    seen, expected = report(*UUIDS), Expected("A40", 46068)
+    assert "site file says A40" in gpus.notes(seen, UUIDS[:1], expected)[0]
+    assert [one.severity for one in gpus.findings(seen, expected)] == ["error", "error"]
+    assert gpus.findings(seen, Expected("RTX A5000", 24576)) == []
+    assert gpus.fault(seen, UUIDS, time.monotonic()) is None, "it serves what fits"
+
+
+def test_nvidia_smi_that_a_signal_ended(smi: Path) -> None:
+    (smi / "nvidia-smi").write_text("#!/bin/sh\nkill -9 $$\n")
+    (smi / "nvidia-smi").chmod(0o755)
+    assert gpus.look().driver.error == "nvidia-smi was ended by signal 9"

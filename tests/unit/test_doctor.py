@@ -181,6 +181,32 @@ def test_a_gpu_is_missing(host: HostPlan, well: HostTruth) -> None:
     assert finding.mend.endswith("admin@10.87.0.12 sudo systemctl reboot")
 
 
+def test_a_gpu_that_cannot_be_used_is_named(host: HostPlan, well: HostTruth) -> None:
+    broken = gpu(1, fault="GPU requires reset")
+    finding = one(host, replace(well, gpus=(gpu(0), broken)))
+    assert (finding.kind.id, finding.kind.severity) == ("gpu-unusable", "error")
+    assert finding.what == "GPU 1 (GPU-00000001) is not usable: GPU requires reset"
+    assert "nvidia-smi --gpu-reset -i 1" in finding.mend
+
+
+def test_cards_that_are_not_the_site_files(host: HostPlan, well: HostTruth) -> None:
+    other = replace(gpu(1), name="NVIDIA H200", memory_total=143771 * 2**20)
+    finding = one(host, replace(well, gpus=(gpu(0), other)))
+    assert (finding.kind.id, finding.kind.severity) == ("gpu-other", "error")
+    assert finding.what.startswith("GPU 1 (GPU-00000001) is a NVIDIA H200 with 143771 MiB, the site file says A40")
+    assert "lab.yaml:" in finding.what
+    assert "MIG" in one(host, replace(well, gpus=(gpu(0), gpu(1, split=True)))).what
+    third = replace(gpu(1), index=2, uuid="GPU-00000002-2222-3333-4444-555555555555")
+    assert "shows 3 GPUs, the site file says 2" in one(host, replace(well, gpus=(gpu(0), gpu(1), third))).what
+
+
+def test_a_warning_of_nvidia_smi_is_a_warning(host: HostPlan, well: HostTruth) -> None:
+    warning = "WARNING: infoROM is corrupted at gpu 0000:18:00.0"
+    finding = one(host, replace(well, smi_status=14, smi_warnings=(warning,)))
+    assert (finding.kind.id, finding.kind.severity) == ("nvidia-smi-warns", "warning")
+    assert warning in finding.what
+
+
 def test_a_gpu_was_replaced(host: HostPlan, well: HostTruth) -> None:
     new = replace(gpu(1), uuid="GPU-99999999-2222-3333-4444-555555555555")
     finding = one(host, replace(well, gpus=(gpu(0), new), processes=(process(0),)))

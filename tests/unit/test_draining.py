@@ -151,10 +151,11 @@ def test_a_dry_run_foresees_the_restart_from_what_will_be_written() -> None:
     assert not restart(state, after=[changes])[host].will_change
 
 
+SMI = ["smi_fields=index,uuid,name", "smi_status=0", "smi=0, GPU-0, A40"]
 GPUS = {
-    "nvidia-smi --query-gpu": ["0, GPU-0, A40, 46068"],
+    "running=": ["running=Module  535.309.01  x", "boot_id=b", *SMI],
+    "the_cards": SMI,
     "CUDA_VISIBLE_DEVICES": ["GPU-0"],
-    "/proc/driver/nvidia/version": ["running=Module  535.309.01  x", "boot_id=b"],
     'head -n1 "$f"': ["a flexi: being changed", "z by the admin"],
 }
 
@@ -176,7 +177,7 @@ def test_what_flexi_drained_comes_back_and_an_admins_own_switch_stays(monkeypatc
 @pytest.mark.parametrize(
     ("facts", "gpu_count", "words"),
     [
-        ({"/proc/driver/nvidia/version": ["running=Module  580.159.03  x", "boot_id=b"]}, 1, "wanted 535.x"),
+        ({"running=": ["running=Module  580.159.03  x", "boot_id=b", *SMI]}, 1, "wanted 535.x"),
         ({}, 2, "nvidia-smi shows 1 of 2 GPUs"),
         ({"CUDA_VISIBLE_DEVICES": ["GPU-9"]}, 1, "group a misses GPU-9"),
     ],

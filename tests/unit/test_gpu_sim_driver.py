@@ -321,6 +321,8 @@ def test_a_query_with_and_without_units_and_header(host: Host) -> None:
 
 
 def test_every_field_answers(host: Host) -> None:
+    host.install("580.65.06", "580-server")
+    host.boot()
     text, status = host.smi("--query-gpu=" + ",".join(smi.FIELDS), "--format=csv,noheader,nounits")
     assert status == 0
     assert all(len(line.split(", ")) == len(smi.FIELDS) for line in text.splitlines())
@@ -431,3 +433,35 @@ def test_the_hardware_of_the_lab_is_the_papers() -> None:
     assert cards == {"gateway": [], "server-a": ["NVIDIA RTX A5000"] * 8, "server-b": ["NVIDIA A40"] * 2}
     uuids = [card["uuid"] for machine in MACHINES for card in machine.gpus]
     assert len(set(uuids)) == len(uuids) == 12
+
+
+def test_a_card_that_requires_a_reset_is_listed_without_numbers(host: Host) -> None:
+    host.fault(needs_reset=[B])
+    assert host.visible(None) == [A, C]
+    text, status = host.smi(
+        "--query-gpu=index,memory.total,memory.used,driver_version", "--format=csv,noheader,nounits"
+    )
+    assert (status, text.splitlines()[1]) == (0, "1, 24564, [GPU requires reset], 535.309.01")
+
+
+def test_the_recovery_action_is_known_from_570_on(host: Host) -> None:
+    asked = ("--query-gpu=uuid,gpu_recovery_action", "--format=csv,noheader")
+    host.fault(needs_reset=[B])
+    assert host.smi(*asked) == ('Field "gpu_recovery_action" is not a valid field to query.\n\n', 2)
+    host.install("580.65.06", "580-server")
+    host.boot()
+    assert host.smi(*asked) == (f"{A}, None\n{B}, Reset\n{C}, None\n", 0)
+
+
+def test_a_corrupted_inforom_is_a_warning_behind_every_answer(host: Host) -> None:
+    host.fault(inforom=[A])
+    text, status = host.smi("--query-gpu=index", "--format=csv,noheader")
+    assert (text, status) == ("0\n1\n2\nWARNING: infoROM is corrupted at gpu 0000:01:00.0\n", 14)
+    assert host.smi("--query-gpu=index", "--format=csv,noheader", "-i", "1") == ("1\n", 0)
+    assert host.visible(None) == [A, B, C]
+
+
+def test_another_card_has_its_own_name_and_memory(host: Host) -> None:
+    host.fault(other={B: {"name": "Tesla T4", "memory_total_mib": 15360}})
+    text, _ = host.smi("--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
+    assert text.splitlines()[1] == "Tesla T4, 15360"

@@ -97,13 +97,55 @@ def test_any_time_daemon_will_do(checks: Callable[[str], Any], daemon: str) -> N
         hosts.test_time_daemon(FakeHost({f" {daemon}.service": show(off, (f"{daemon}.service", "active", "disabled"))}))
 
 
+def listing(*rows: str, fields: str = "index,uuid,name,memory.total", status: int = 0) -> str:
+    """What `the_cards` of truth/smi.sh prints."""
+    return "".join(
+        f"{line}\n" for line in (f"smi_fields={fields}", f"smi_status={status}", *(f"smi={r}" for r in rows))
+    )
+
+
 def test_persistence_mode_is_wanted_on_every_gpu(checks: Callable[[str], Any]) -> None:
     gpus = checks("test_gpus")
-    gpus.test_persistence(FakeHost({"persistence_mode": "0, Enabled\n1, Enabled\n"}))
+
+    def modes(*modes: str, status: int = 0) -> FakeHost:
+        rows = [f"{index}, GPU-{index}, {mode}" for index, mode in enumerate(modes)]
+        return FakeHost({"persistence_mode": listing(*rows, fields="index,uuid,persistence_mode", status=status)})
+
+    gpus.test_persistence(modes("Enabled", "Enabled"))
+    gpus.test_persistence(modes("Enabled", "Enabled", status=14))
     with pytest.raises(AssertionError, match="off on GPU 1, 2:"):
-        gpus.test_persistence(FakeHost({"persistence_mode": "0, Enabled\n1, Disabled\n2, Disabled\n"}))
+        gpus.test_persistence(modes("Enabled", "Disabled", "Disabled"))
     with pytest.raises(AssertionError, match="nvidia-smi fails"):
+        gpus.test_persistence(modes(status=9))
+    with pytest.raises(AssertionError, match="not installed"):
         gpus.test_persistence(FakeHost({}))
+
+
+def test_a_warning_fails_no_check_of_the_gpus(checks: Callable[[str], Any], lab: Plan) -> None:
+    gpus, plan = checks("test_gpus"), lab.host("server-b")
+    rows = [f"{index}, GPU-{index}, NVIDIA A40, 46068" for index in range(2)]
+    warning = "WARNING: infoROM is corrupted at gpu 0000:01:00.0"
+    version = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.309.01  Thu\n"
+    target = FakeHost({"cat /proc": version, "the_cards": listing(*rows, warning, status=14), "grep": "X=GPU-0,GPU-1"})
+    gpus.test_driver(plan, target)
+    gpus.test_gpu_count(plan, target)
+    gpus.test_gpu_model(plan, target)
+    gpus.test_group_gpus(lab.instances[-1], FakeHosts({"server-b": target}))
+
+
+def test_a_gpu_that_requires_a_reset_and_another_gpu_fail(checks: Callable[[str], Any], lab: Plan) -> None:
+    gpus, plan = checks("test_gpus"), lab.host("server-b")
+    rows = ["0, GPU-0, NVIDIA A40, 46068", "1, GPU-1, NVIDIA A40, [GPU requires reset]"]
+    target = FakeHost({"the_cards": listing(*rows), "grep": "X=GPU-0,GPU-1"})
+    for check in (
+        lambda: gpus.test_gpu_count(plan, target),
+        lambda: gpus.test_group_gpus(lab.instances[-1], FakeHosts({"server-b": target})),
+    ):
+        with pytest.raises(AssertionError, match=r"GPU 1 \(GPU-1\) is not usable: GPU requires reset"):
+            check()
+    other = FakeHost({"the_cards": listing(rows[0], "1, GPU-1, NVIDIA H200, 143771")})
+    with pytest.raises(AssertionError, match=r"GPU 1 \(GPU-1\) is a NVIDIA H200 .*site file says A40.*lab.yaml:\d+"):
+        gpus.test_gpu_model(plan, other)
 
 
 def test_every_instance_runs_the_planned_version(checks: Callable[[str], Any], lab: Plan) -> None:

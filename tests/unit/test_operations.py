@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.operation import add_op
 from pyinfra.api.operations import run_ops
 
-from flexi.facts import Gpu, NvidiaDriver, NvidiaGpus, OllamaReleases, Real, Stamp, Upgrades, stamp_digest_command
+from flexi.agent.smi import Expected, Gpu
+from flexi.facts import NvidiaDriver, NvidiaGpus, OllamaReleases, Real, Stamp, Upgrades, stamp_digest_command
 from flexi.operations.applying import applied
+from flexi.operations.cards import cards_expected
 from flexi.operations.draining import Interruption
 from flexi.operations.gateway import health_key
 from flexi.operations.ollama import (
@@ -74,7 +77,8 @@ def truth(
     tried: str = "",
     kernels: tuple[str, ...] = ("5.15.0-186-generic",),
 ) -> dict[str, object]:
-    lines = [f"running={running}", f"nouveau={nouveau}", f"boot_id={boot}", f"tried={tried}", f"smi={smi}"]
+    lines = [f"running={running}", f"nouveau={nouveau}", f"boot_id={boot}", f"tried={tried}"]
+    lines += ["smi_fields=index,uuid,name", f"smi_status={18 if smi else 0}", f"smi={smi or '0, GPU-0, NVIDIA A40'}"]
     lines += ["kernel=5.15.0-186-generic", *(f"image=linux-image-{release}" for release in kernels)]
     return {"/proc/driver/nvidia/version": lines}
 
@@ -246,7 +250,12 @@ SMI_WORDS = {
         False,
     ),
     "on standard error": ("echo 'Segmentation fault' >&2; exit 139", "Segmentation fault", False),
-    "without a word": ("exit 6", "exit 6", False),
+    "without a word": ("exit 6", "nvidia-smi ends with exit status 6", False),
+    "rows, a warning and a status of its own": (
+        "echo 'GPU 0: A40 (UUID: GPU-0)'; echo 'WARNING: infoROM is corrupted at gpu 0000:01:00.0'; exit 14",
+        None,
+        False,
+    ),
 }
 
 
@@ -276,8 +285,82 @@ def test_kernels_are_read_from_their_packages_and_sorted_by_number(tmp_path: Pat
 
 
 def test_gpus_of_a_failing_nvidia_smi_are_none() -> None:
-    words = ["Failed to initialize NVML: Driver/library version mismatch", "NVML library version: 535.309"]
-    assert NvidiaGpus().process(words) == []
+    words = ["smi=Failed to initialize NVML: Driver/library version mismatch", "smi=NVML library version: 535.309"]
+    assert NvidiaGpus().process(["smi_fields=index,uuid,name", "smi_status=18", *words]) == []
+    assert NvidiaGpus().process([]) == []
+
+
+def run_gpus(smi: Path, answer: str) -> list[Gpu]:
+    """The fact's own text, run by sh, with an nvidia-smi of this text."""
+    smi.write_text(f"#!/bin/sh\n{answer}\n")
+    smi.chmod(0o755)
+    argv = shlex.split(NvidiaGpus().command().get_raw_value())
+    environment = {"PATH": f"{smi.parent}:/usr/bin:/bin", "FLEXI_PROBE_ROOT": str(smi.parent)}
+    done = subprocess.run(argv, capture_output=True, text=True, env=environment, check=False)
+    return NvidiaGpus().process(done.stdout.splitlines())
+
+
+ROWS = "".join(f"echo '{i}, GPU-{i}, NVIDIA A40, 46068, 0, 0, 34, 535.309.01, [N/A]'; " for i in range(2))
+
+
+def test_gpus_with_a_warning_are_counted_once(tmp_path: Path) -> None:
+    """An nvidia-smi that lists every card, warns and ends with 14 (microsoft/pai, issue 3756)."""
+    present = run_gpus(tmp_path / "nvidia-smi", f"{ROWS} echo 'WARNING: infoROM is corrupted at gpu 0'; exit 14")
+    assert [gpu.uuid for gpu in present] == ["GPU-0", "GPU-1"]
+    assert resolve_gpus(instance((0, 1)), present, 2) == ["GPU-0", "GPU-1"]
+
+
+def test_more_than_sixteen_gpus_are_found_beside_a_lost_one(tmp_path: Path) -> None:
+    for number in range(20):
+        (tmp_path / f"proc/driver/nvidia/gpus/0000:{number:02x}:00.0").mkdir(parents=True)
+    (tmp_path / "proc/driver/nvidia/version").write_text("NVRM version: Module  580.65.06  x\n")
+    row = '"$6, GPU-$6, NVIDIA A40, 46068, 0, 0, 34, 580.65.06, 0"'
+    answer = f"set -- $* x x x x x x; [ $3 = -i ] && [ $4 != 3 ] && {{ echo {row.replace('$6', '$4')}; exit; }}"
+    present = run_gpus(tmp_path / "nvidia-smi", f"{answer}; echo 'Unable to determine the device handle'; exit 15")
+    assert [gpu.index for gpu in present] == [*range(3), *range(4, 20)]
+
+
+def test_a_group_with_a_gpu_that_requires_a_reset_is_refused() -> None:
+    cards = [CARDS[0], replace(CARDS[1], fault="GPU requires reset")]
+    assert resolve_gpus(instance((0,)), cards, 2) == ["GPU-0"]
+    with pytest.raises(LookupError, match=r"GPU 1 \(GPU-1\) is not usable: GPU requires reset.*--gpu-reset -i 1"):
+        resolve_gpus(instance((0, 1)), cards, 2)
+
+
+H200 = Expected("H200", 143771)
+
+
+def test_a_host_with_other_cards_is_refused_before_anything(caplog: pytest.LogCaptureFixture) -> None:
+    listing = [f"smi={i}, GPU-{i}, NVIDIA A40, 46068" for i in range(2)]
+    facts = {"the_cards": ["smi_fields=index,uuid,name,memory.total", "smi_status=0", *listing]}
+    fake = Fake(facts)
+    assert not add_op(fake.state, cards_expected, expected=Expected("A40", 46068), place="uni.yaml:9")[
+        fake.host
+    ].will_change
+    run_ops(fake.state)
+    wrong = Fake(facts)
+    assert add_op(wrong.state, cards_expected, expected=H200, place="uni.yaml:9")[wrong.host].will_change
+    with pytest.raises(PyinfraError):
+        run_ops(wrong.state)
+    assert (
+        "GPU 0 (GPU-0) is a NVIDIA A40 with 46068 MiB, the site file says H200 with 143771 MiB (uni.yaml:9); "
+        "1 more of its cards differ: correct hosts.@fake/host.gpus there, or put the planned cards in. "
+        "Nothing was changed here"
+    ) in caplog.text
+
+
+def test_cards_that_come_up_in_the_middle_of_a_deploy_are_compared_too(caplog: pytest.LogCaptureFixture) -> None:
+    """On a bare host no driver shows them before."""
+    facts = {
+        "the_cards": ["smi_fields=index,uuid,name,memory.total", "smi_status=0", "smi=0, GPU-0, NVIDIA A40, 46068"]
+    }
+    fake = Fake(facts)
+    add_op(fake.state, environment_file, instance=instance((0,)), gpu_count=1, expected=H200, place="uni.yaml:9")
+    with pytest.raises(PyinfraError):
+        run_ops(fake.state)
+    assert "group a: GPU 0 (GPU-0) is a NVIDIA A40" in caplog.text
+    none = Fake({"the_cards": ["smi_fields=index,uuid,name", "smi_status=9", "smi=NVIDIA-SMI has failed"]})
+    assert not add_op(none.state, cards_expected, expected=H200, place="")[none.host].will_change
 
 
 INSTALLED = ["ii  nvidia-utils-535-server  535.309.01  amd64  tool", "ii  linux-generic 5.15 amd64 kernel"]
@@ -590,12 +673,15 @@ def test_a_dry_run_knows_that_a_switch_leaves_the_release_before_the_previous_on
     assert not add_op(fake.state, releases_kept, version="0.32.15", after=())[fake.host].will_change
 
 
-CARDS = [Gpu(index, f"GPU-{index}", "A40", 46068) for index in range(2)]
+CARDS = [Gpu(index, f"GPU-{index}", "NVIDIA A40", 46068 * 2**20) for index in range(2)]
 
 
 def test_a_replaced_card_is_explained_and_taken_only_when_accepted(caplog: pytest.LogCaptureFixture) -> None:
-    listing = [f"{gpu.index}, {gpu.uuid}, {gpu.name}, {gpu.memory_mib}" for gpu in CARDS]
-    facts = {"nvidia-smi --query-gpu": listing, "CUDA_VISIBLE_DEVICES": ["GPU-0,GPU-9"]}
+    listing = [f"smi={gpu.index}, {gpu.uuid}, {gpu.name}" for gpu in CARDS]
+    facts = {
+        "the_cards": ["smi_fields=index,uuid,name", "smi_status=0", *listing],
+        "CUDA_VISIBLE_DEVICES": ["GPU-0,GPU-9"],
+    }
     group = instance((0, 1))
     fake = Fake(facts)
     add_op(fake.state, environment_file, instance=group, gpu_count=2)

@@ -461,12 +461,40 @@ def test_blacklist_as_apt_reads_it() -> None:
     assert parse("probe=1\n" + block("blacklist", lines)).blacklist == ("nvidia-",)
 
 
-def test_a_lost_card_may_have_a_line_of_its_own() -> None:
+SMI_FIELDS = (
+    "smi_fields=index,uuid,name,pci.bus_id,memory.total,memory.used,temperature.gpu,persistence_mode,"
+    "ecc.errors.uncorrected.volatile.total\n"
+)
+
+
+@pytest.mark.parametrize("words", ["GPU is lost", "GPU requires reset", "Unknown Error"])
+def test_a_broken_card_may_have_a_line_of_its_own(words: str) -> None:
     """So nvidia-smi of some drivers shows it: words in the place of numbers."""
-    lost = f"1, {GPU_B}, NVIDIA A40, 00000000:18:00.0, [GPU is lost], [GPU is lost], [GPU is lost], Enabled, [N/A]"
-    truth = parse(f"probe=1\nsmi_status=15\nsmi={lost}")
-    assert truth.gpus == ()
-    assert truth.smi_words == (lost,)
+    broken = f"1, {GPU_B}, NVIDIA A40, 00000000:18:00.0, 46068, [{words}], [{words}], Enabled, [N/A]"
+    truth = parse(f"probe=1\n{SMI_FIELDS}smi_status=0\nsmi={broken}")
+    assert [(gpu.pci, gpu.fault) for gpu in truth.gpus] == [("00000000:18:00.0", words)]
+    assert truth.smi_words == ()
+
+
+def test_a_warning_is_no_complaint_of_the_driver(run: Run, bin_: Path, root: Path) -> None:
+    """Every card has its line, and is asked for once; the warning may be on the error output."""
+    put(root, "proc/driver/nvidia/version", "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Thu\n")
+    card = f"1, {GPU_B}, NVIDIA A40, 00000000:18:00.0, 46068, 1, 41, Enabled, 0"
+    warning = "WARNING: infoROM is corrupted at gpu 0000:18:00.0"
+    command(
+        bin_,
+        "nvidia-smi",
+        f"""echo "$*" >>{root}/asked
+case $* in
+  *gpu_recovery_action*) echo '{GPU_B}, Disabled, Reset' ;;
+  *index*) echo '{card}' ;;
+esac
+echo '{warning}' >&2; exit 14""",
+    )
+    truth = run()
+    assert (truth.smi_words, truth.smi_warnings, truth.smi_status) == ((), (warning,), 14)
+    assert [(gpu.uuid, gpu.fault) for gpu in truth.gpus] == [(GPU_B, "the driver asks for recovery: Reset")]
+    assert " -i " not in (root / "asked").read_text()
 
 
 def test_a_certificates_end_is_in_universal_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .fields import ConfigError, Fields, load_config
+from .smi import Expected
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class AgentConfig:
     """Models that the deploy brought along, laid out like a store."""
     share_socket: Path
     instances: tuple[InstanceConfig, ...]
+    gpus: Expected | None = None
+    """What each card of this host has to be by the site file."""
 
     @classmethod
     def load(cls, path: Path) -> AgentConfig:
@@ -71,10 +74,23 @@ class AgentConfig:
             bundle_dir=Path(fields.text("bundle_dir", "/var/lib/flexi/bundle/models")),
             share_socket=Path(fields.text("share_socket", "/run/flexi-share.sock")),
             instances=tuple(_instance(item, where) for item, where in fields.items("instances")),
+            gpus=_gpus(fields.section("gpus")),
         )
         fields.done()
         _refuse_twice([instance.group for instance in config.instances], "agent.instances: group")
         return config
+
+
+def _gpus(fields: Fields | None) -> Expected | None:
+    if fields is None:
+        return None
+    gpus = Expected(
+        model=fields.text("model"),
+        memory_mib=fields.whole("memory_mib", 1, 2**31),
+        memory_said=fields.flag("memory_said", False),
+    )
+    fields.done()
+    return gpus
 
 
 def _instance(value: object, where: str) -> InstanceConfig:

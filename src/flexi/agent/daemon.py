@@ -58,11 +58,11 @@ class StateFiles:
 
     def write(self, drains: dict[str, Drain]) -> None:
         now = time.time()
-        gpus = self._watch.latest()
+        gpus, expected = self._watch.latest(), self._config.gpus
         views = self._board.views()
-        text = report.as_json(report.status(self._config.host, now, gpus, views, drains))
+        text = report.as_json(report.status(self._config.host, now, gpus, views, drains, expected))
         report.write(self._config.state_dir, "status.json", text)
-        report.write(self._config.state_dir, "metrics.prom", report.metrics(now, gpus, views, drains))
+        report.write(self._config.state_dir, "metrics.prom", report.metrics(now, gpus, views, drains, expected))
 
     def _run(self) -> None:
         written: tuple[int, dict[str, Drain]] | None = None
@@ -95,7 +95,9 @@ async def _run(config: AgentConfig) -> None:
     board = Board(say)
     watch = GpuWatch(lambda: look(_wanted(config)))
     watch.start()
-    host = Host(watch.latest, Downloads(config.instances), Sharer(config.share_socket, say).obtain, say)
+    host = Host(
+        watch.latest, Downloads(config.instances), Sharer(config.share_socket, say).obtain, say, gpus=config.gpus
+    )
     keepers = [
         Keeper(instance, Ollama(instance.url), host, board.put, config.interval_s) for instance in config.instances
     ]

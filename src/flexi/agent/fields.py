@@ -83,6 +83,12 @@ class Fields:
             raise self._wrong(key, value, "an object")
         return [(name, item, f"{self._where}.{key}.{name}") for name, item in value.items()]
 
+    def section(self, key: str) -> Fields | None:
+        """The object at `key`; None where there is none."""
+        if key not in self._rest:
+            return None
+        return Fields(self._take(key, None), f"{self._where}.{key}")
+
     def done(self) -> None:
         """Refuse what nobody has read: a misspelt key must not be ignored."""
         for key in self._rest:

@@ -5,7 +5,6 @@ nvidia-smi goes through the driver's own library (NVML), so it also notices a li
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 import subprocess
@@ -15,34 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-FIELDS = (
-    "index,uuid,name,memory.total,memory.used,utilization.gpu,temperature.gpu,"
-    "driver_version,ecc.errors.uncorrected.volatile.total"
-)
-COMMAND = ("nvidia-smi", f"--query-gpu={FIELDS}", "--format=csv,noheader,nounits")
-INIT_FAILED = "Failed to initialize NVML"
-"""The driver as a whole does not work: no card will answer alone either."""
+from . import smi
+from .smi import Expected, Gpu
+
 TIMEOUT_S = 10.0
 EVERY_S = 5.0
 STALE_S = 30.0
 """nvidia-smi can hang in the kernel where no signal reaches it: a report older than this is no report."""
 KERNEL_VERSION_FILE = Path("/proc/driver/nvidia/version")
-MIB = 2**20
-
-
-@dataclass(frozen=True)
-class Gpu:
-    index: int
-    uuid: str
-    name: str
-    memory_total: int | None
-    """Bytes; None, here and below, where the card does not tell."""
-    memory_used: int | None
-    utilization_percent: int | None
-    temperature_c: int | None
-    driver_version: str
-    ecc_uncorrected: int | None
-    """Uncorrected memory errors since the driver was loaded."""
 
 
 @dataclass(frozen=True)
@@ -57,42 +36,66 @@ class Driver:
 @dataclass(frozen=True)
 class GpuReport:
     gpus: tuple[Gpu, ...]
+    """Every card of nvidia-smi's list, also one that is not usable."""
     driver: Driver
     at: float
     """time.monotonic() of the look."""
     indices: Mapping[str, int] = field(default_factory=dict)
     """UUID -> index of every GPU ever seen, so that a lost one can be called by its number."""
     timed_out: bool = False
+    warnings: tuple[str, ...] = ()
+    """Complaints of nvidia-smi that keep no card from computing."""
 
 
 def look(
     wanted: Sequence[str] = (),
-    command: Sequence[str] = COMMAND,
+    command: Sequence[str] = (smi.PROGRAM,),
     timeout_s: float = TIMEOUT_S,
     kernel_version_file: Path = KERNEL_VERSION_FILE,
 ) -> GpuReport:
     """Ask nvidia-smi; a failure is in the report's `driver.error`, never an exception.
 
-    One lost card makes nvidia-smi refuse every question about the whole host. Then each card in `wanted` (UUIDs) is
-    asked for alone, so that the groups that still have all of theirs are not taken for lost as well.
+    One lost card can make nvidia-smi refuse every question about the whole host, or break its list off. Then each card
+    in `wanted` (UUIDs) that has no line is asked for alone, so that the groups that still have all of theirs are not
+    taken for lost as well.
     """
-    answer = _ask(command, timeout_s)
-    gpus, words = parse(answer.text)
-    if answer.status and not gpus and INIT_FAILED not in answer.text:
-        alone = [_ask((*command, f"--id={uuid}"), timeout_s) for uuid in wanted]
-        gpus = tuple(gpu for one in alone if not one.status for gpu in parse(one.text)[0])
-    error: str | None = answer.failure
-    if error is None and (answer.status or not gpus):
-        error = "; ".join(words) or f"{command[0]} shows no GPU (exit status {answer.status})"
-    library = re.search(r"NVML library version: (\d+(?:\.\d+)*)", answer.text)
-    version = library.group(1) if library else gpus[0].driver_version if gpus else None
+    query = (*command, *smi.query(smi.FIELDS))
+    answer = _ask(query, timeout_s)
+    text, health = answer.text, ""
+    seen = smi.judge(text, answer.status)
+    if answer.failure is None and smi.INIT_FAILED not in text:
+        if answer.status not in (0, smi.INFOROM):
+            missing = [uuid for uuid in wanted if seen.gpu(uuid) is None]
+            text += "".join(_ask((*query, f"--id={uuid}"), timeout_s).rows for uuid in missing)
+        elif seen.gpus:
+            health = _health(command, seen.gpus[0].driver_version, timeout_s)
+        seen = smi.judge(text, answer.status, health=health)
+    library = re.search(r"NVML library version: (\d+(?:\.\d+)*)", text)
+    version = library.group(1) if library else next((gpu.driver_version for gpu in seen.usable), None)
     return GpuReport(
-        gpus=tuple(sorted(gpus, key=lambda gpu: gpu.index)),
-        driver=Driver(kernel_version(kernel_version_file), version, error),
+        gpus=seen.gpus,
+        driver=Driver(
+            kernel_version(kernel_version_file),
+            version,
+            answer.failure or "; ".join(seen.errors) or None,
+        ),
         at=time.monotonic(),
-        indices={gpu.uuid: gpu.index for gpu in gpus},
+        indices={gpu.uuid: gpu.index for gpu in seen.gpus},
         timed_out=answer.timed_out,
+        warnings=() if answer.failure else seen.warnings,
     )
+
+
+def _health(command: Sequence[str], driver_version: str, timeout_s: float) -> str:
+    """What this driver's nvidia-smi says of recovery and MIG; empty where it knows neither."""
+    fields = smi.health_fields(driver_version)
+    while len(fields) > 1:
+        answer = _ask((*command, *smi.query(fields)), timeout_s)
+        unknown = smi.unknown_field(answer.text)
+        if unknown not in fields:
+            return answer.text
+        fields = tuple(field for field in fields if field != unknown)
+    return ""
 
 
 @dataclass(frozen=True)
@@ -104,14 +107,18 @@ class _Answer:
     failure: str | None = None
     timed_out: bool = False
 
+    @property
+    def rows(self) -> str:
+        """Its text where it is about one card that answers; why one does not is said by the question for all."""
+        return self.text if self.status in (0, smi.INFOROM) else ""
+
 
 def _ask(command: Sequence[str], timeout_s: float) -> _Answer:
     try:
         done = subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            capture_output=True,
             text=True,
             errors="replace",
             timeout=timeout_s,
@@ -124,33 +131,8 @@ def _ask(command: Sequence[str], timeout_s: float) -> _Answer:
         return _Answer(failure=f"{command[0]} is not installed")
     except OSError as failure:
         return _Answer(failure=f"{command[0]}: {failure.strerror}")
-    return _Answer(done.stdout, done.returncode)
-
-
-def parse(text: str) -> tuple[tuple[Gpu, ...], list[str]]:
-    """GPUs in nvidia-smi's answer, and all other lines: what it complains about."""
-    gpus: list[Gpu] = []
-    words: list[str] = []
-    for line in text.splitlines():
-        row = next(csv.reader([line], skipinitialspace=True), [])
-        # A card that fell off the bus can still have a line, with "[GPU is lost]" in the place of numbers.
-        if len(row) == 9 and row[0].isdigit() and row[1].startswith("GPU-") and "lost" not in line.lower():
-            gpus.append(
-                Gpu(
-                    index=int(row[0]),
-                    uuid=row[1],
-                    name=row[2],
-                    memory_total=_bytes(row[3]),
-                    memory_used=_bytes(row[4]),
-                    utilization_percent=_number(row[5]),
-                    temperature_c=_number(row[6]),
-                    driver_version=row[7],
-                    ecc_uncorrected=_number(row[8]),
-                )
-            )
-        elif line.strip():
-            words.append(" ".join(line.split()))
-    return tuple(gpus), words
+    # Two pipes and a line's end between: a complaint never lands in the middle of a card's line.
+    return _Answer(f"{done.stdout}\n{done.stderr}\n", done.returncode)
 
 
 def kernel_version(path: Path = KERNEL_VERSION_FILE) -> str | None:
@@ -166,37 +148,60 @@ def fault(report: GpuReport, uuids: Sequence[str], now: float) -> str | None:
     """Why a group with `uuids` cannot compute on its GPUs, in words; None where all is well."""
     if now - report.at > STALE_S:
         return f"nvidia-smi has given no answer for {STALE_S:g} s"
-    visible = {gpu.uuid for gpu in report.gpus}
-    if not visible:
+    present = {gpu.uuid: gpu for gpu in report.gpus}
+    if not present:
         return report.driver.error or "nvidia-smi shows no GPU"
-    missing = [uuid for uuid in uuids if uuid not in visible]
-    if not missing:
-        return None
-    called = ", ".join(_called(uuid, report.indices) for uuid in missing[:2])
-    if len(missing) > 2:
-        called += f" and {len(missing) - 2} more"
-    verb = "is" if len(missing) == 1 else "are"
-    text = f"{called} {verb} not visible; the group has {len(uuids) - len(missing)} of its {len(uuids)} GPUs"
-    return f"{text}; {report.driver.error}" if report.driver.error else text
-
-
-def notes(report: GpuReport, uuids: Sequence[str]) -> list[str]:
-    """What is not right with the group's GPUs although they compute."""
-    return [
-        f"GPU {gpu.index} ({short(gpu.uuid)}) has had {gpu.ecc_uncorrected} uncorrected memory errors"
-        for gpu in report.gpus
-        if gpu.uuid in uuids and gpu.ecc_uncorrected
+    broken = [gpu for uuid, gpu in present.items() if uuid in uuids and gpu.fault]
+    faulty = [gpu for gpu in broken if not smi.is_lost(gpu)]
+    missing = [
+        uuid for uuid in uuids if uuid not in present or (present[uuid] in broken and present[uuid] not in faulty)
     ]
+    if not missing and not faulty:
+        return None
+    have = f"the group has {len(uuids) - len(missing) - len(faulty)} of its {len(uuids)} GPUs"
+    parts = [f"{gpu.called} is not usable: {gpu.fault}" for gpu in faulty[:2]]
+    if len(faulty) > 2:
+        parts.append(f"{len(faulty) - 2} more are not usable")
+    if missing:
+        called = ", ".join(_called(uuid, report.indices) for uuid in missing[:2])
+        if len(missing) > 2:
+            called += f" and {len(missing) - 2} more"
+        parts.append(f"{called} {'is' if len(missing) == 1 else 'are'} not visible")
+    text = "; ".join([*parts, have])
+    return f"{text}; {report.driver.error}" if report.driver.error and missing else text
+
+
+def notes(report: GpuReport, uuids: Sequence[str], expected: Expected | None = None) -> list[str]:
+    """What is not right with the group's GPUs although they compute."""
+    mine = [gpu for gpu in report.gpus if gpu.uuid in uuids]
+    found = [
+        f"{gpu.called} has had {gpu.ecc_uncorrected} uncorrected memory errors" for gpu in mine if gpu.ecc_uncorrected
+    ]
+    others = [smi.other(gpu, expected) for gpu in mine] if expected else []
+    return [*(words for words in others if words), *found, *report.warnings]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong with the host's cards as a whole, for people."""
+
+    severity: str
+    """`error` where the plan does not hold, `warning` where somebody should look."""
+    what: str
+
+
+def findings(report: GpuReport, expected: Expected | None) -> list[Finding]:
+    """What is wrong with the host's cards, whichever group has them."""
+    found = [Finding("error", f"{gpu.called} is not usable: {gpu.fault}") for gpu in report.gpus if gpu.fault]
+    if expected is not None:
+        found += [Finding("error", words) for gpu in report.gpus if (words := smi.other(gpu, expected))]
+    return found + [Finding("warning", f"nvidia-smi: {words}") for words in report.warnings]
 
 
 def free_bytes(report: GpuReport, uuids: Sequence[str]) -> int:
     """VRAM that nobody uses on the group's GPUs together."""
-    return sum((gpu.memory_total or 0) - (gpu.memory_used or 0) for gpu in report.gpus if gpu.uuid in uuids)
-
-
-def short(uuid: str) -> str:
-    """`GPU-ab12cd34-…` -> `GPU-ab12cd34`: enough to tell cards apart."""
-    return uuid[:12]
+    cards = [gpu for gpu in report.gpus if gpu.uuid in uuids and gpu.fault is None]
+    return sum((gpu.memory_total or 0) - (gpu.memory_used or 0) for gpu in cards)
 
 
 class GpuWatch:
@@ -237,14 +242,4 @@ class GpuWatch:
 
 
 def _called(uuid: str, indices: Mapping[str, int]) -> str:
-    return f"GPU {indices[uuid]} ({short(uuid)})" if uuid in indices else short(uuid)
-
-
-def _number(text: str) -> int | None:
-    # "[N/A]" and "[Not Supported]" where a card does not count, e.g. ECC on an RTX A5000 with ECC off.
-    return int(text) if text.isdigit() else None
-
-
-def _bytes(text: str) -> int | None:
-    number = _number(text)
-    return None if number is None else number * MIB
+    return f"GPU {indices[uuid]} ({smi.short(uuid)})" if uuid in indices else smi.short(uuid)

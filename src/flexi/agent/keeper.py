@@ -20,6 +20,7 @@ from .env_file import EnvFileError, gpu_uuids
 from .names import full_name
 from .ollama import NoAnswer, NotRunning, Ollama, OllamaError, as_resident
 from .share import ShareError
+from .smi import Expected
 from .state import InstanceView
 from .timestamps import is_for_ever
 
@@ -74,6 +75,8 @@ class Host:
     obtain: Callable[[str, str, Callable[[int, int], None]], bool]
     """Give a group a model that lies on this host already (`share.Sharer.obtain`)."""
     say: Callable[[str], None]
+    gpus: Expected | None = None
+    """What each card of the host has to be."""
 
 
 class Keeper:
@@ -180,7 +183,7 @@ class Keeper:
         return Observation(
             gpus=uuids,
             gpu_fault=gpus.fault(report, uuids, time.monotonic()),
-            gpu_notes=tuple(gpus.notes(report, uuids)),
+            gpu_notes=tuple(gpus.notes(report, uuids, self._host.gpus)),
             vram_free=gpus.free_bytes(report, uuids),
         )
 

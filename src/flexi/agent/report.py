@@ -11,22 +11,32 @@ from pathlib import Path
 
 from .drain import Drain
 from .exposition import Sample, family
-from .gpus import GpuReport
+from .gpus import GpuReport, findings
+from .smi import Expected, other
 from .state import InstanceView, ModelView, Phase
 
 SCHEMA = 1
 
 
 def status(
-    host: str, time_s: float, report: GpuReport | None, views: Sequence[InstanceView], drains: Mapping[str, Drain]
+    host: str,
+    time_s: float,
+    report: GpuReport | None,
+    views: Sequence[InstanceView],
+    drains: Mapping[str, Drain],
+    expected: Expected | None = None,
 ) -> dict[str, object]:
-    """What status.json holds. Times are Unix seconds, sizes bytes; `drains` has every group."""
+    """What status.json holds. Times are Unix seconds, sizes bytes; `drains` has every group.
+
+    `expected` is what each card has to be; None leaves that unsaid.
+    """
     return {
         "schema": SCHEMA,
         "host": host,
         "time": round(time_s, 3),
         "driver": asdict(report.driver) if report else None,
         "gpus": [asdict(gpu) for gpu in report.gpus] if report else [],
+        "findings": [asdict(finding) for finding in findings(report, expected)] if report else [],
         "instances": [
             {
                 "group": view.group,
@@ -48,7 +58,13 @@ def _model(model: ModelView) -> dict[str, object]:
     return {**asdict(model), "phase": model.phase.value, "since": round(model.since, 3)}
 
 
-def metrics(time_s: float, report: GpuReport | None, views: Sequence[InstanceView], drains: Mapping[str, Drain]) -> str:
+def metrics(
+    time_s: float,
+    report: GpuReport | None,
+    views: Sequence[InstanceView],
+    drains: Mapping[str, Drain],
+    expected: Expected | None = None,
+) -> str:
     """The same state as Prometheus metrics."""
     models = [({"group": view.group, "model": model.name}, model) for view in views for model in view.models]
     gpus = [({"gpu": str(gpu.index), "uuid": gpu.uuid, "name": gpu.name}, gpu) for gpu in report.gpus] if report else []
@@ -62,8 +78,13 @@ def metrics(time_s: float, report: GpuReport | None, views: Sequence[InstanceVie
         ("flexi_driver_info", "Versions of the NVIDIA driver's kernel module and library.", [(versions, 1)]),
         (
             "flexi_driver_up",
-            "Whether nvidia-smi answers without a complaint.",
+            "Whether nvidia-smi answers without an error.",
             [({}, float(driver is not None and driver.error is None))],
+        ),
+        (
+            "flexi_driver_warnings",
+            "Complaints of nvidia-smi that keep no card from computing.",
+            [({}, float(len(report.warnings) if report else 0))],
         ),
         (
             "flexi_instance_up",
@@ -99,6 +120,12 @@ def metrics(time_s: float, report: GpuReport | None, views: Sequence[InstanceVie
             "flexi_model_download_bytes",
             "Bytes of a running download in all.",
             [(labels, float(model.total)) for labels, model in models if model.total is not None],
+        ),
+        ("flexi_gpu_up", "Whether the GPU can compute.", [(labels, float(gpu.fault is None)) for labels, gpu in gpus]),
+        (
+            "flexi_gpu_as_planned",
+            "Whether the GPU is the model that the site file says, with its memory.",
+            [(labels, float(other(gpu, expected) is None)) for labels, gpu in gpus] if expected else [],
         ),
         (
             "flexi_gpu_memory_total_bytes",

@@ -13,6 +13,7 @@ CAUSES = (
     kinds.NOUVEAU,
     kinds.SMI_FAILS,
     kinds.GPU_MISSING,
+    kinds.GPU_UNUSABLE,
     kinds.GPU_REPLACED,
     kinds.UVM_MISSING,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from flexi.agent import smi
 from flexi.truth import Gpu, Process
 
 from . import kinds
@@ -39,7 +40,18 @@ def diagnose(case: Case) -> Iterator[Finding]:
 
 
 def _there(case: Case) -> Iterator[Finding]:
-    truth, wanted = case.truth, case.plan.gpu_count
+    truth, wanted, place = case.truth, case.plan.gpu_count, case.plan.gpu_place
+    for gpu in truth.gpus:
+        if gpu.fault:
+            yield case.finding(kinds.GPU_UNUSABLE, f"{gpu.called} is not usable: {gpu.fault}", index=gpu.index)
+    expected = case.plan.expected_gpus
+    others = [words for gpu in truth.gpus if expected and (words := smi.other(gpu, expected))]
+    if len(truth.gpus) > wanted:
+        others.append(f"nvidia-smi shows {len(truth.gpus)} GPUs, the site file says {wanted}")
+    for words in others:
+        yield case.finding(kinds.GPU_OTHER, f"{words} ({place})", place=place)
+    for words in truth.smi_warnings:
+        yield case.finding(kinds.SMI_WARNS, f"nvidia-smi: {words}")
     visible = {gpu.uuid for gpu in truth.gpus}
     named = {uuid: instance.group for instance in case.instances for uuid in instance.uuids}
     gone = [uuid for uuid in named if uuid not in visible]
@@ -65,7 +77,7 @@ def _nodes(case: Case) -> Iterator[Finding]:
 
 
 def _healthy(case: Case, gpu: Gpu) -> Iterator[Finding]:
-    called = f"GPU {gpu.index} ({gpu.uuid[:12]})"
+    called = gpu.called
     slow = [word for bit, word in SLOWDOWNS.items() if (gpu.throttle or 0) & bit]
     if slow:
         heat = f" at {gpu.temperature_c} °C" if gpu.temperature_c is not None else ""

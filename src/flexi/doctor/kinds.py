@@ -198,6 +198,14 @@ SMI_FAILS = _kind(
     means="what does not start with it does not start with Ollama either",
     mends="{ssh} sudo dmesg | grep -i nvrm",
 )
+SMI_WARNS = _kind(
+    "nvidia-smi-warns",
+    "warning",
+    "nvidia-smi warns of a card that works",
+    reads="nvidia-smi's words and exit status, e.g. 14: the infoROM is corrupted",
+    means="nothing stops; a corrupted infoROM loses the card's counts of errors, and is a reason to replace it",
+    mends="{ssh} nvidia-smi -q   # show it to the vendor",
+)
 NOUVEAU = _kind(
     "nouveau",
     "error",
@@ -331,6 +339,23 @@ GPU_MISSING = _kind(
     reads="nvidia-smi, the cards on the PCI bus, the groups' UUIDs",
     means="its group does not serve, the others do",
     mends=_REBOOT,
+)
+GPU_UNUSABLE = _kind(
+    "gpu-unusable",
+    "error",
+    "a GPU is listed and cannot be used",
+    reads="nvidia-smi: words in the place of a card's numbers (`[GPU requires reset]`, `[Unknown Error]`, `ERR!`), and "
+    "from driver 570 on `gpu_recovery_action`",
+    means="its group is out of the gateway and its gate lets no instance start, which would compute on the CPU",
+    mends="{ssh} sudo nvidia-smi --gpu-reset -i {index}   # with nothing running on it; where it refuses: " + _REBOOT,
+)
+GPU_OTHER = _kind(
+    "gpu-other",
+    "error",
+    "the cards are not those of the site file",
+    reads="nvidia-smi: names, memory, MIG mode and number of the cards, against `hosts.HOST.gpus`",
+    means="the plan's memory does not hold: models may end on the CPU; a deploy refuses the host",
+    mends="./flexi check {site}   # once {place} says the cards that are in, or the planned ones are in",
 )
 GPU_REPLACED = _kind(
     "gpu-replaced",

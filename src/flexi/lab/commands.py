@@ -174,6 +174,32 @@ def lost(machine: Machine, gpu: int, at_boot: bool) -> None:
 
 
 @fault.command()
+@gpu_option
+@click.pass_obj
+def reset(machine: Machine, gpu: int) -> None:
+    """A GPU requires a reset: it is listed without numbers, and computes nothing."""
+    machine.require_reset(gpu)
+
+
+@fault.command()
+@gpu_option
+@click.pass_obj
+def inforom(machine: Machine, gpu: int) -> None:
+    """A GPU's infoROM is corrupted: nvidia-smi warns and ends with 14, the card computes."""
+    machine.corrupt_inforom(gpu)
+
+
+@fault.command("another-card")
+@gpu_option
+@click.option("--model", default="Tesla T4", show_default=True, help="Its name as in nvidia-smi.")
+@click.option("--mib", default=15_360, show_default=True, type=click.IntRange(min=1), help="Its memory, in MiB.")
+@click.pass_obj
+def another_card(machine: Machine, gpu: int, model: str, mib: int) -> None:
+    """A GPU is another model than the site file says, as after a repair."""
+    machine.other_card(gpu, model, mib)
+
+
+@fault.command()
 @click.pass_obj
 def uvm(machine: Machine) -> None:
     """The module nvidia_uvm is not loaded: an Ollama that starts now serves from the CPU."""

@@ -281,6 +281,22 @@ class Machine:
         lost = self.faults().get(kind, [])
         self._set_faults({kind: sorted({*lost, *(self.gpu(index) for index in indices)})})
 
+    def require_reset(self, index: int) -> None:
+        """Let a GPU stay in nvidia-smi's list without numbers: it computes nothing before a reset."""
+        self._mark("needs_reset", index)
+
+    def corrupt_inforom(self, index: int) -> None:
+        """Let nvidia-smi warn of a GPU's infoROM and end with 14; the card computes all the same."""
+        self._mark("inforom", index)
+
+    def other_card(self, index: int, name: str, memory_mib: int) -> None:
+        """Let a GPU be another model with other memory than the one that the machine was made with."""
+        other = {"name": name, "memory_total_mib": memory_mib}
+        self._set_faults({"other": {**self.faults().get("other", {}), self.gpu(index): other}})
+
+    def _mark(self, kind: str, index: int) -> None:
+        self._set_faults({kind: sorted({*self.faults().get(kind, []), self.gpu(index)})})
+
     def ecc_errors(self, index: int, count: int) -> None:
         """Let a GPU count uncorrected memory errors."""
         self._add_fault("ecc_uncorrected", self.gpu(index), count)

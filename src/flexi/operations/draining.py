@@ -209,7 +209,11 @@ def _check_gpus(state: State, host: Host, instances: list[InstancePlan], gpu_cou
     if truth.running_major != driver or truth.mismatch:
         words = truth.smi_error or "no error from nvidia-smi"
         return say(state, host, f"the running driver is {truth.running or 'none'}, wanted {driver}.x ({words})")
-    seen = {gpu.uuid for gpu in host.get_fact(NvidiaGpus)}
+    cards = host.get_fact(NvidiaGpus)
+    seen = {gpu.uuid for gpu in cards if gpu.fault is None}
+    broken = [f"{gpu.called}: {gpu.fault}" for gpu in cards if gpu.fault]
+    if broken:
+        return say(state, host, f"not usable: {'; '.join(broken)}: stays drained")
     if len(seen) != gpu_count:
         return say(state, host, f"nvidia-smi shows {len(seen)} of {gpu_count} GPUs: stays drained")
     for instance in instances:

@@ -10,11 +10,13 @@ from pyinfra.api import FunctionCommand, QuoteString, StringCommand, operation
 from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import files
 
+from flexi.agent.smi import Expected, Gpu
 from flexi.bundle.release import digest as published_digest
 from flexi.bundle.release import local_archive
 from flexi.errors import FlexiError
-from flexi.facts import Gpu, InstanceGpus, NvidiaDriver, NvidiaGpus, OllamaReleases
+from flexi.facts import InstanceGpus, NvidiaDriver, NvidiaGpus, OllamaReleases
 from flexi.operations.bundle import bring
+from flexi.operations.cards import wrong_cards
 from flexi.operations.foresight import announced
 from flexi.operations.refusal import refuse
 from flexi.plan.model import InstancePlan, OllamaPlan
@@ -176,7 +178,7 @@ def releases_kept(version: str, after: Sequence[OperationMeta]) -> Generator[Str
 
 
 def resolve_gpus(instance: InstancePlan, present: list[Gpu], gpu_count: int) -> list[str]:
-    """UUIDs of the group's GPUs on this host; LookupError names the ones that are not there.
+    """UUIDs of the group's GPUs on this host; LookupError names the ones that are not there or not usable.
 
     With a card missing, the others' indices move up: an index then says nothing, and the group waits for the card.
     """
@@ -198,6 +200,13 @@ def resolve_gpus(instance: InstancePlan, present: list[Gpu], gpu_count: int) -> 
             f"group {instance.group}: GPU {', '.join(missing)} is not on this host; nvidia-smi shows "
             f"{len(present)} ({', '.join(f'{g.index}={g.uuid}' for g in present) or 'none'}). "
             "If the card was replaced, write the new one into the site file"
+        )
+    broken = [gpu for gpu in present if gpu.uuid in resolved and gpu.fault]
+    if broken:
+        first = broken[0]
+        raise LookupError(
+            f"group {instance.group}: {first.called} is not usable: {first.fault}. Reset it (nvidia-smi --gpu-reset "
+            f"-i {first.index}, with nothing running on it) or reboot the host, then deploy again"
         )
     return resolved
 
@@ -223,11 +232,14 @@ def _accepted() -> bool:
 
 
 @operation()
-def environment_file(instance: InstancePlan, gpu_count: int) -> Commands:
+def environment_file(
+    instance: InstancePlan, gpu_count: int, expected: Expected | None = None, place: str = ""
+) -> Commands:
     """Write /etc/ollama/<group>.env with the GPUs' UUIDs as the running driver tells them.
 
     Read when it runs and not before: on a bare host the driver comes up in the middle of the same deploy. A card in
-    the place of another one is explained, and taken only when the admin has accepted it (data `accept_gpus`).
+    the place of another one is explained, and taken only when the admin has accepted it (data `accept_gpus`). Cards
+    that are not those which the site file `expected` at `place` are refused.
     """
     present = host.get_fact(NvidiaGpus)
     before = host.get_fact(InstanceGpus, path=instance.environment_file)
@@ -235,6 +247,10 @@ def environment_file(instance: InstancePlan, gpu_count: int) -> Commands:
         # A dry run before a reboot: the driver that shows the GPUs comes earlier in this very deploy.
         if not before:
             yield StringCommand("true")
+        return
+    wrong = wrong_cards(present, expected, host.name, place)
+    if wrong:
+        yield refuse(f"group {instance.group}: {wrong}")
         return
     try:
         uuids = resolve_gpus(instance, present, gpu_count)

@@ -73,6 +73,16 @@ def build_plan(site: Site) -> Plan:
     )
 
 
+def _gpu_memory_mib(site: Site, host: Host) -> int | None:
+    card = site.gpu_bytes(host)
+    return card // 2**20 if card else None
+
+
+def _gpu_place(site: Site, name: str) -> str:
+    mark = site.lines.get(("hosts", name, "gpus", "model")) or site.lines.get(("hosts", name, "gpus"))
+    return f"{site.path.name}:{mark.line}" if mark else site.path.name
+
+
 def _host(site: Site, name: str, host: Host) -> HostPlan:
     is_gateway = name in site.gateways
     runs_ollama = host.gpus is not None
@@ -98,6 +108,9 @@ def _host(site: Site, name: str, host: Host) -> HostPlan:
         roles=tuple(roles),
         gpu_model=host.gpus.model if host.gpus else None,
         gpu_count=host.gpus.count if host.gpus else 0,
+        gpu_memory_mib=_gpu_memory_mib(site, host),
+        gpu_memory_said=bool(host.gpus and host.gpus.memory_mib),
+        gpu_place=_gpu_place(site, name) if host.gpus else "",
         base=_base(site, name, host),
         firewall=_firewall(site, name, host),
         driver=_driver(site, host) if runs_ollama else None,

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from flexi.agent.smi import Expected
+
 from .chat_model import ChatEdgePlan, ChatHostPlan, ChatPlan
 from .frozen import Frozen as _Frozen
 from .moodle_model import MoodlePlan
@@ -319,6 +321,12 @@ class HostPlan(_Frozen):
     """In the order in which they run."""
     gpu_model: str | None
     gpu_count: int
+    gpu_memory_mib: int | None = None
+    """Memory of one card that the plan counts with."""
+    gpu_memory_said: bool = False
+    """The site file states it, so that less than a card has is on purpose."""
+    gpu_place: str = ""
+    """Name of the site file and the line that says which cards these are; empty without cards."""
     base: BasePlan
     firewall: FirewallPlan
     driver: DriverPlan | None
@@ -332,6 +340,13 @@ class HostPlan(_Frozen):
     environment: tuple[tuple[str, str], ...] = ()
     """Variables that every command of a deploy finds on this host."""
     maintenance: MaintenancePlan = MaintenancePlan()
+
+    @property
+    def expected_gpus(self) -> Expected | None:
+        """What each card of this host has to be; None without cards."""
+        if self.gpu_model is None:
+            return None
+        return Expected(self.gpu_model, self.gpu_memory_mib, self.gpu_memory_said)
 
 
 class Backend(_Frozen):

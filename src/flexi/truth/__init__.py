@@ -30,12 +30,15 @@ from .model import (
     release_key,
     upstream,
 )
-from .parsing import driver_version, parse
+from .parsing import driver_version, parse, parse_cards
 
-PROBE = Path(__file__).with_name("probe.sh").read_text(encoding="utf-8")
+SMI = Path(__file__).with_name("smi.sh").read_text(encoding="utf-8")
+"""POSIX sh text that defines `the_cards FIELDS`, which prints nvidia-smi's answers for `parse_cards`."""
+PROBE = SMI + Path(__file__).with_name("probe.sh").read_text(encoding="utf-8")
 
 __all__ = [
     "PROBE",
+    "SMI",
     "Candidate",
     "Certificate",
     "Disk",
@@ -56,6 +59,7 @@ __all__ = [
     "is_mismatch",
     "kernel_releases",
     "parse",
+    "parse_cards",
     "release_key",
     "upstream",
 ]

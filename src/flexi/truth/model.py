@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from flexi.agent.smi import short
+
 _DKMS_BUILT = re.compile(r"nvidia[\w-]*[/,] ?[\d.]+, .*: installed")
 """`nvidia-current/535.309.01, 6.1.0-25-amd64, x86_64: installed`; a comma before the version in old releases."""
 
@@ -83,7 +85,7 @@ class Pin:
 
 @dataclass(frozen=True)
 class Gpu:
-    """A card that the driver shows. `throttle` is NVML's bit mask of clock event reasons."""
+    """A card that the driver shows, usable or not. `throttle` is NVML's bit mask of clock event reasons."""
 
     index: int
     uuid: str
@@ -95,6 +97,15 @@ class Gpu:
     persistence: bool | None
     ecc_uncorrected: int | None
     throttle: int | None = None
+    fault: str | None = None
+    """Why nothing can compute on it, in nvidia-smi's words."""
+    split: bool = False
+    """It is in MIG mode."""
+
+    @property
+    def called(self) -> str:
+        """`GPU 1 (GPU-ab12cd34)`."""
+        return f"GPU {self.index} ({short(self.uuid)})"
 
 
 @dataclass(frozen=True)
@@ -248,7 +259,9 @@ class HostTruth:
     smi_status: int | None = None
     """Exit status of nvidia-smi; None where it is not installed."""
     smi_words: tuple[str, ...] = ()
-    """What it says besides its cards."""
+    """What it complains of, besides its cards: the driver, or a card without a line."""
+    smi_warnings: tuple[str, ...] = ()
+    """What it complains of although every card computes."""
     gpus: tuple[Gpu, ...] = ()
     processes: tuple[Process, ...] = ()
 

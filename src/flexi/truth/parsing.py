@@ -9,6 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from flexi.agent import smi
+from flexi.agent.smi import Cards
+
 from .model import (
     Candidate,
     Certificate,
@@ -35,16 +38,12 @@ Lines = Mapping[str, Sequence[str]]
 
 def parse(text: str) -> HostTruth:
     """What the probe printed, also where it was cut off. ValueError where it is no answer of the probe at all."""
-    lines: dict[str, list[str]] = defaultdict(list)
-    for line in text.splitlines():
-        name, equals, value = line.partition("=")
-        if equals:
-            lines[name].append(value)
+    lines = _by_name(text)
     if "probe" not in lines:
         raise ValueError("this is not what the probe prints")
     parts = lines["read"]
     smi_status = _int(_one(lines, "smi_status"))
-    smi_cards, smi_words = _cards(lines["smi"], lines["throttle"])
+    cards = _cards(lines) or Cards()
     return HostTruth(
         hung_in="gpus" if smi_status in TIMED_OUT else next((part for part in PARTS if part not in parts), None),
         started=_float(_one(lines, "time")),
@@ -83,10 +82,21 @@ def parse(text: str) -> HostTruth:
         instances=tuple(_instances(lines)),
         units=tuple(_units(lines["unit"])),
         smi_status=smi_status,
-        smi_words=tuple(smi_words),
-        gpus=tuple(smi_cards),
+        smi_words=cards.errors,
+        smi_warnings=cards.warnings,
+        gpus=tuple(_gpus(cards, lines["throttle"])),
         processes=tuple(_processes(lines["process"])),
     )
+
+
+def _by_name(text: str) -> dict[str, list[str]]:
+    """The values of NAME=VALUE lines, by name."""
+    lines: dict[str, list[str]] = defaultdict(list)
+    for line in text.splitlines():
+        name, equals, value = line.partition("=")
+        if equals:
+            lines[name].append(value)
+    return lines
 
 
 def driver_version(text: str) -> str | None:
@@ -309,35 +319,43 @@ def _units(lines: Sequence[str]) -> Iterable[Unit]:
     return known.values()
 
 
-def _cards(lines: Sequence[str], throttle: Sequence[str]) -> tuple[list[Gpu], list[str]]:
-    """nvidia-smi's cards, and every other line: what it complains about."""
+def parse_cards(text: str) -> Cards | None:
+    """What `the_cards` of smi.sh printed; None where nvidia-smi is not installed."""
+    return _cards(_by_name(text))
+
+
+def _cards(lines: Lines) -> Cards | None:
+    status = _int(_one(lines, "smi_status"))
+    if status is None:
+        return None
+    fields = tuple((_one(lines, "smi_fields") or "").split(","))
+    answers = ("\n".join(lines.get(name, ())) for name in ("smi", "smi_health"))
+    text, health = answers
+    return smi.judge(text, status, fields, health)
+
+
+def _gpus(cards: Cards, throttle: Sequence[str]) -> Iterable[Gpu]:
+    """The cards as the doctor sees them, with what slows them down."""
     reasons = {}
     for line in throttle:
         uuid, _, mask = line.partition(",")
         if re.fullmatch(r"0x[0-9a-fA-F]+", mask.strip()):
             reasons[uuid.strip()] = int(mask.strip(), 16)
-    cards: dict[str, Gpu] = {}
-    words = []
-    for line in lines:
-        row = [field.strip() for field in line.split(",")]
-        # A card that fell off the bus can still have a line, with "[GPU is lost]" in the place of numbers.
-        if len(row) == 9 and row[0].isdigit() and row[1].startswith("GPU-") and "lost" not in line.lower():
-            total, used = _int(row[4]), _int(row[5])
-            cards[row[1]] = Gpu(
-                index=int(row[0]),
-                uuid=row[1],
-                name=row[2],
-                pci=row[3].lower(),
-                memory_total=None if total is None else total * MIB,
-                memory_used=None if used is None else used * MIB,
-                temperature_c=_int(row[6]),
-                persistence={"Enabled": True, "Disabled": False}.get(row[7]),
-                ecc_uncorrected=_int(row[8]),
-                throttle=reasons.get(row[1]),
-            )
-        elif line.strip():
-            words.append(" ".join(line.split()))
-    return sorted(cards.values(), key=lambda gpu: gpu.index), words
+    for gpu in cards.gpus:
+        yield Gpu(
+            index=gpu.index,
+            uuid=gpu.uuid,
+            name=gpu.name,
+            pci=gpu.pci,
+            memory_total=gpu.memory_total,
+            memory_used=gpu.memory_used,
+            temperature_c=gpu.temperature_c,
+            persistence=gpu.persistence,
+            ecc_uncorrected=gpu.ecc_uncorrected,
+            throttle=reasons.get(gpu.uuid),
+            fault=gpu.fault,
+            split=gpu.split,
+        )
 
 
 def _processes(lines: Sequence[str]) -> Iterable[Process]:

@@ -1,21 +1,8 @@
 # Reads what is true on a host, as root, and changes nothing. Prints NAME=VALUE, one line each; a name may come often.
 # POSIX sh, so that it also runs where nothing is installed yet. FLEXI_PROBE_ROOT is for tests: another tree to look at.
 # The order matters: what can hang in the kernel, where no signal reaches it, comes last, and what was printed counts.
+# smi.sh is put before it.
 
-LC_ALL=C
-PATH=${PATH:-/usr/bin:/bin}:/usr/sbin:/sbin
-export LC_ALL PATH
-R=${FLEXI_PROBE_ROOT:-}
-
-bounded() { # bounded SECONDS COMMAND…: its output, nothing where it is missing; 124 or 137 where it took too long
-  seconds=$1
-  shift
-  command -v "$1" >/dev/null 2>&1 || return 127
-  timeout -k 2 "$seconds" "$@" </dev/null 2>/dev/null
-}
-lines() { sed "s|^|$1=|"; }
-say() { printf '%s=%s\n' "$1" "$2"; }
-here() { [ -e "$R$1" ] || [ -L "$R$1" ]; }
 content() { [ -f "$R$2" ] && [ -r "$R$2" ] && lines "$1" <"$R$2"; }
 
 the_system() {
@@ -144,27 +131,11 @@ the_service() {
 }
 
 the_gpus() {
-  command -v nvidia-smi >/dev/null 2>&1 || return 0
-  csv=--format=csv,noheader,nounits
   fields=index,uuid,name,pci.bus_id,memory.total,memory.used,temperature.gpu,persistence_mode
-  fields=$fields,ecc.errors.uncorrected.volatile.total
-  answer=$(bounded 20 nvidia-smi "--query-gpu=$fields" $csv)
-  status=$?
-  say smi_status $status
-  printf '%s\n' "$answer" | lines smi
-  case $status in 124 | 137) return 0 ;; esac
-  # One lost card makes nvidia-smi refuse every question about the whole host: then each is asked alone.
-  if [ $status -ne 0 ]; then
-    here /proc/driver/nvidia/version || return 0
-    case $answer in *'Failed to initialize NVML'*) return 0 ;; esac # the driver as a whole: no card answers alone either
-    for index in 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
-      card=$(bounded 20 nvidia-smi "--query-gpu=$fields" $csv -i $index | grep "^$index, GPU-") || continue
-      printf '%s\n' "$card" | lines smi
-      the_use $index
-    done
-    return 0
-  fi
-  the_use
+  the_cards "$fields,ecc.errors.uncorrected.volatile.total" || return 0
+  for card in $answering; do
+    case $card in all) the_use ;; *) the_use "$card" ;; esac
+  done
 }
 
 the_use() { # the_use [INDEX]: what slows that card, or any, and who computes on it

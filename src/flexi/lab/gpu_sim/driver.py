@@ -27,6 +27,7 @@ NO_PERMISSION = 4
 NOT_FOUND = 6
 DRIVER_NOT_LOADED = 9
 LIBRARY_NOT_FOUND = 12
+INFOROM_CORRUPTED = 14
 GPU_IS_LOST = 15
 LIB_RM_VERSION_MISMATCH = 18
 
@@ -61,6 +62,9 @@ class Gpu:
     throttled: int
     """Why the clocks are held down: bits of nvmlClocksEventReasons (nvml.h), none of them while all is well."""
     lost: bool
+    needs_reset: bool = False
+    """It is listed, and neither computes nor tells its numbers before a reset."""
+    inforom_corrupted: bool = False
 
     @property
     def memory_free_mib(self) -> int:
@@ -86,6 +90,10 @@ class Faults:
     ecc_uncorrected: dict[str, int]
     foreign_mib: dict[str, int]
     throttled: dict[str, int]
+    needs_reset: tuple[str, ...]
+    inforom: tuple[str, ...]
+    other: dict[str, dict[str, Any]]
+    """What another card in this place says of itself: `name` and `memory_total_mib`."""
 
 
 class Driver:
@@ -137,6 +145,7 @@ class Driver:
         used = dict(faults.foreign_mib)
         for process in self.processes():
             used[process.gpu_uuid] = used.get(process.gpu_uuid, 0) + process.used_mib
+        cards = [{**card, **faults.other.get(card["uuid"], {})} for card in self.hardware()]
         return [
             Gpu(
                 index=int(card["index"]),
@@ -149,8 +158,10 @@ class Driver:
                 ecc_uncorrected=faults.ecc_uncorrected.get(card["uuid"], 0),
                 throttled=faults.throttled.get(card["uuid"], 0),
                 lost=card["uuid"] in faults.lost,
+                needs_reset=card["uuid"] in faults.needs_reset,
+                inforom_corrupted=card["uuid"] in faults.inforom,
             )
-            for card in self.hardware()
+            for card in cards
             if probed is None or card["uuid"] in probed
         ]
 
@@ -167,7 +178,8 @@ class Driver:
         self.version()
         if self._cannot_open("nvidia-uvm"):
             return []
-        usable = [g for g in self.inventory() if not g.lost and not self._cannot_open(f"nvidia{g.index}")]
+        cards = [g for g in self.inventory() if not g.lost and not g.needs_reset]
+        usable = [g for g in cards if not self._cannot_open(f"nvidia{g.index}")]
         if visible is None:
             return usable
         chosen: list[Gpu] = []
@@ -201,6 +213,9 @@ class Driver:
             ecc_uncorrected=dict(data.get("ecc_uncorrected", {})),
             foreign_mib=dict(data.get("foreign_mib", {})),
             throttled=dict(data.get("throttled", {})),
+            needs_reset=tuple(data.get("needs_reset", ())),
+            inforom=tuple(data.get("inforom", ())),
+            other=dict(data.get("other", {})),
         )
 
     # -- what processes do to it --------------------------------------------------------------------------------

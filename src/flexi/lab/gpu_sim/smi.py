@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .driver import GPU_IS_LOST, NO_PERMISSION, NOT_FOUND, ComputeProcess, Driver, DriverError, Gpu
+from .driver import GPU_IS_LOST, INFOROM_CORRUPTED, NO_PERMISSION, NOT_FOUND, ComputeProcess, Driver, DriverError, Gpu
 
 BAD_ARGUMENT = 2
 PERSISTENCE_FILE = "run/flexi-lab/persistence.json"
@@ -95,6 +95,16 @@ FIELDS: dict[str, tuple[str, Field_]] = {
     "clocks_event_reasons.active": ("", lambda c: f"0x{_reasons(c):016X}"),
     **{f"clocks_event_reasons.{name}": ("", _has_reason(bit)) for name, bit in EVENT_REASONS.items()},
 }
+FIELDS["mig.mode.current"] = ("", lambda c: "[N/A]")  # none of the lab's cards can be split
+FIELDS["gpu_recovery_action"] = ("", lambda c: "Reset" if c.gpu.needs_reset else "None")
+SINCE = {"gpu_recovery_action": 570}
+"""Fields that older driver branches do not know (release notes of the data center driver 570)."""
+REQUIRES_RESET = "[GPU requires reset]"
+TOLD_BEFORE_A_RESET = frozenset(
+    {"index", "uuid", "name", "pci.bus_id", "driver_version", "compute_cap", "persistence_mode", "memory.total"}
+    | {"mig.mode.current", "gpu_recovery_action"}
+)
+"""What a card that requires a reset still tells; each other value is the words (reported outputs: tests/unit/smi)."""
 ALIASES = {
     **{name.replace("_event_", "_throttle_"): name for name in FIELDS if name.startswith("clocks_event_reasons.")},
     "gpu_name": "name",
@@ -170,14 +180,14 @@ def run(arguments: list[str], driver: Driver) -> tuple[str, int]:
         if options.persistence is not None:
             return _set_persistence(driver, gpus, options.persistence)
         if options.list_gpus:
-            return _list(gpus)
+            return _warned(*_list(gpus), gpus)
         if options.query_apps is not None:
             _refuse_lost(gpus)
             return _apps(driver, gpus, options), 0
         cards = _cards(driver, gpus, version)
         if options.query_gpu is not None:
-            return _query(cards, options), 0
-        return _table(cards, driver, version), 0
+            return _warned(_query(cards, options), 0, gpus)
+        return _warned(_table(cards, driver, version), 0, gpus)
     except (DriverError, UsageError) as error:
         return f"{error}\n", error.code
 
@@ -206,6 +216,13 @@ def _selected(gpus: list[Gpu], ids: str | None) -> list[Gpu]:
             raise UsageError("No devices were found", NOT_FOUND)
         chosen += found
     return chosen
+
+
+def _warned(text: str, status: int, gpus: list[Gpu]) -> tuple[str, int]:
+    """An answer with a warning behind it for each card whose infoROM is corrupted (NVIDIA/gpu-operator, issue 20)."""
+    corrupted = [gpu for gpu in gpus if gpu.inforom_corrupted]
+    text += "".join(f"WARNING: infoROM is corrupted at gpu {gpu.pci_bus_id[4:]}\n" for gpu in corrupted)
+    return text, (status or INFOROM_CORRUPTED) if corrupted else status
 
 
 def _lost_message(gpu: Gpu) -> str:
@@ -247,11 +264,20 @@ def _unit(value: str, unit: str, options: Options) -> str:
 def _query(cards: list[Card], options: Options) -> str:
     names = [ALIASES.get(name.strip(), name.strip()) for name in (options.query_gpu or "").split(",")]
     for name in names:
-        if name not in FIELDS:
+        if name not in FIELDS or any(_branch(card.driver_version) < SINCE.get(name, 0) for card in cards):
             raise UsageError(f'Field "{name}" is not a valid field to query.\n')
     header = [f"{name} [{FIELDS[name][0]}]" if FIELDS[name][0] else name for name in names]
-    rows = [[_unit(FIELDS[name][1](card), FIELDS[name][0], options) for name in names] for card in cards]
+    rows = [[_unit(_value(card, name), FIELDS[name][0], options) for name in names] for card in cards]
     return _csv(header, rows, options)
+
+
+def _value(card: Card, name: str) -> str:
+    hidden = card.gpu.needs_reset and name not in TOLD_BEFORE_A_RESET
+    return REQUIRES_RESET if hidden else FIELDS[name][1](card)
+
+
+def _branch(version: str) -> int:
+    return int(version.split(".")[0])
 
 
 def _apps(driver: Driver, gpus: list[Gpu], options: Options) -> str:
