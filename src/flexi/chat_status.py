@@ -56,9 +56,15 @@ def read(plan: Plan) -> ChatNow | None:
         return ChatNow(chat.host, last, None)
     try:
         found = json.loads(answer.stdout)
-        return ChatNow(chat.host, None, {key: found[key] for key in _SAID})
-    except (ValueError, KeyError, TypeError) as error:
-        return ChatNow(chat.host, f"what it says cannot be read: {error}", None)
+        now = ChatNow(chat.host, None, {key: found[key] for key in _SAID})
+        # All that is shown of it is read once here, so that an answer of another release is an error and no traceback.
+        state(now.now or {})
+        unready_bots(chat, now)
+        _seen(now)
+        _time(found["saved"])
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError) as error:
+        return ChatNow(chat.host, f"what it says cannot be read ({error!r}): another release? deploy", None)
+    return now
 
 
 def as_json(plan: Plan, chat: ChatNow | None, gateways: Sequence[GatewayNow]) -> dict[str, object] | None:
@@ -150,6 +156,11 @@ def view(plan: Plan, chat: ChatNow, gateways: Sequence[GatewayNow]) -> Renderabl
     seen = ((chat.now["courses"] or {}).get("at")) if bots else None
     exchanged = (f"[bold red]{_EXCHANGED}[/]",) if chat.now["exchanged"] else ()
     return Group(table, *exchanged, *(f"[yellow]{escape(_reason(*one))}[/]" for one in waiting), *_stale(seen))
+
+
+def unready_bots(plan: ChatPlan, chat: ChatNow) -> list[str]:
+    """Say of each course whose users miss its bot, or part of its material, what is missing."""
+    return [_reason(course, bot, files) for course, bot, files in _bots(plan, chat) if not bot or files != 0]
 
 
 def _reason(course: str, bot: bool, files: int | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,7 +25,9 @@ from flexi.bundle.manifest import PARTS
 from flexi.bundle.progress import Bars
 from flexi.courses import commands as courses_commands
 from flexi.doctor import show as doctor_show
+from flexi.doctor.watch import StatusWatch
 from flexi.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, FlexiError, InputError
+from flexi.health_report import Check
 from flexi.keys import commands as keys_commands
 from flexi.lab import commands as lab_commands
 from flexi.lab.lab import Lab
@@ -249,9 +252,9 @@ def verify(site: str, as_json: bool) -> None:
 @json_option
 def run_doctor(site: str, hosts: tuple[str, ...], as_json: bool) -> None:
     """Say what is wrong on the hosts, what it means for users, and what mends it. Changes nothing."""
-    _, what = load(site)
+    path, what = load(site)
     progress = Console(stderr=True, highlight=False)
-    examination = doctor.examine(site, what, hosts, progress)
+    examination = doctor.examine(site, what, hosts, progress, checks=lambda: service_checks(path))
     if as_json:
         print_json(doctor_show.as_json(examination))
     else:
@@ -259,22 +262,32 @@ def run_doctor(site: str, hosts: tuple[str, ...], as_json: bool) -> None:
     sys.exit(examination.exit_status)
 
 
+def service_checks(site_file: Path) -> Sequence[Check]:
+    """Run the health checks that ask the service as its users do."""
+    return verifying.verify(site_file, verifying.SERVICE_CHECKS).checks
+
+
 @cli.command("status")
 @site_argument
 @click.option("--once", is_flag=True, help="Do not refresh; so it is anyway where the output is no terminal.")
+@click.option("--quick", is_flag=True, help="The service alone: nothing of disks, packages, kernels and cards.")
 @json_option
-def show_status(site: str, once: bool, as_json: bool) -> None:
-    """Show every model on every instance, the gateway's queues, who uses what, the chat. On a terminal until Ctrl-C."""
+def show_status(site: str, once: bool, quick: bool, as_json: bool) -> None:
+    """Show every model on every instance, the gateway's queues, who uses what, the chat, and what is wrong.
+
+    On a terminal until Ctrl-C. Exit status 1 where something is wrong, as of `verify` and `doctor`.
+    """
     _, what = load(site)
     console = out()
+    watch = StatusWatch(site, what, quick)
     if console.is_terminal and not (once or as_json):
-        sys.exit(EXIT_OK if status.watch(what, console, lambda: status.look(what)) else EXIT_FAILED)
-    seen = status.look(what)
+        sys.exit(EXIT_OK if status.watch(what, console, watch.read) else EXIT_FAILED)
+    seen, examination = watch.take()
     if as_json:
-        print_json(status.as_json(what, seen))
+        print_json(status.as_json(what, seen, not examination.errors, doctor_show.findings_as_json(examination)))
     else:
-        status.show(what, seen, console)
-    sys.exit(EXIT_OK if status.all_ready(what, seen.hosts) else EXIT_FAILED)
+        status.show(what, seen, console, doctor_show.verdict(examination, site))
+    sys.exit(examination.exit_status)
 
 
 @cli.command("usage")

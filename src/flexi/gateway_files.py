@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from flexi.plan.model import Consumer
+from flexi.plan.chat_model import ChatPlan
+from flexi.plan.model import Consumer, GatewayPlan
 from flexi.rendering import render
 
 MAPS = "/etc/haproxy/flexi"
@@ -12,6 +13,21 @@ FOLLOW_KEYS = f"python3 {AGENT} keys --map {KEYS_MAP}"
 """Makes a running HAProxy know what `KEYS_MAP` says, without a reload."""
 KEYS_STAMP = "flexi-keys"
 """Of `KEYS_MAP` as HAProxy was last told it (flexi.operations.applying)."""
+
+HEALTH_HEADER = "/etc/flexi/health.header"
+"""For curl's `-H @FILE`: the key of the health checks, root's alone."""
+CERTIFICATE = f"{MAPS}/gateway.pem"
+
+
+def curl_here(gateway: GatewayPlan, path: str, chat: ChatPlan | None = None) -> str:
+    """Return curl's arguments for a path of the gateway on its own host, as clients ask: by name where it has TLS, and
+    trusting the deployed certificate alone; with `chat` by the chat's name."""
+    trust = f"--cacert {CERTIFICATE} " if gateway.tls else ""
+    if chat is not None:
+        return f"--connect-to ::127.0.0.1:{chat.port} {trust}{chat.url}{path}"
+    if gateway.tls:
+        return f"--connect-to ::127.0.0.1:{gateway.port} {trust}https://{gateway.name}:{gateway.port}{path}"
+    return f"http://127.0.0.1:{gateway.port}{path}"
 
 
 def keys_map(consumers: tuple[Consumer, ...]) -> str:

@@ -41,9 +41,30 @@ def read(host: HostPlan) -> GatewayNow:
         return GatewayNow(host.name, f"the gateway cannot be asked: {_last(answer.stderr)}", None)
     try:
         now = json.loads(answer.stdout)
+        _read_through(now)
         return GatewayNow(host.name, None, {key: now[key] for key in ("backends", "using", "recent")})
-    except (ValueError, KeyError, TypeError) as error:
-        return GatewayNow(host.name, f"what the gateway says cannot be read: {error}", None)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        problem = f"what the gateway says cannot be read ({error!r}): another release? deploy"
+        return GatewayNow(host.name, problem, None)
+
+
+def _read_through(now: dict[str, Any]) -> None:
+    """Read all that is shown of an answer once, so that one of another shape is an error and no traceback.
+
+    ValueError, KeyError, TypeError or AttributeError where it is of another shape.
+    """
+    for backend in now["backends"]:
+        str(backend["name"])
+        _load(backend)
+        for server in backend["servers"]:
+            server["status"].startswith("UP")
+            (str(server["name"]), int(server["most"]), server["reason"])
+    for entry in now["using"]:
+        (entry["consumer"], entry["model"], int(entry["requests"]))
+    if now["recent"] is not None:
+        int(now["recent"]["seconds"])
+        for row in now["recent"]["rows"]:
+            (row["consumer"], row["model"], int(row["requests"]))
 
 
 def as_json(plan: Plan, gateways: Sequence[GatewayNow]) -> list[dict[str, object]]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -18,10 +18,12 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from flexi import chat_status, gateway_status, remote
+from flexi import chat_status, client_view, gateway_status, remote, unit_status
 from flexi.chat_status import ChatNow
+from flexi.client_view import ClientView
 from flexi.gateway_status import GatewayNow
 from flexi.plan.model import HostPlan, Plan
+from flexi.unit_status import HostUnits
 
 STATUS_FILE = "/run/flexi-agent/status.json"
 READ_COMMAND = f"cat {STATUS_FILE} && date +%s"
@@ -78,8 +80,11 @@ def understood(host: str, answer: str) -> HostStatus:
         text, now = answer.rstrip().rsplit("\n", 1)
         status = json.loads(text)
         age = int(now) - int(status["time"])
+        for instance in status["instances"]:
+            for model in instance["models"]:
+                (str(instance["group"]), str(model["name"]), str(model["phase"]))
     except (ValueError, KeyError, TypeError) as error:
-        return HostStatus(host, f"its status cannot be read: {error}", None)
+        return HostStatus(host, f"its status cannot be read ({error!r}): another release of the agent? deploy", None)
     if age > STALE_S:
         return HostStatus(host, f"the agent has been silent for {age} s (systemctl restart flexi-agent)", status)
     return HostStatus(host, None, status)
@@ -99,13 +104,16 @@ class Look:
     gateways: list[GatewayNow]
     chat: ChatNow | None
     """None where the site has no chat."""
+    units: list[HostUnits] = field(default_factory=list)
+    clients: list[ClientView] = field(default_factory=list)
 
 
 def look(plan: Plan) -> Look:
-    """Agents, gateways and the chat at once."""
-    with ThreadPoolExecutor(max_workers=2) as pool:
+    """Agents, gateways, the chat and every host's services at once."""
+    with ThreadPoolExecutor(max_workers=4) as pool:
         gateways, chat = pool.submit(gateway_status.read_all, plan), pool.submit(chat_status.read, plan)
-        return Look(read_all(plan), gateways.result(), chat.result())
+        units, clients = pool.submit(unit_status.read_all, plan), pool.submit(client_view.read_all, plan)
+        return Look(read_all(plan), gateways.result(), chat.result(), units.result(), clients.result())
 
 
 def model_states(plan: Plan, status: HostStatus) -> list[tuple[str, dict[str, Any]]]:
@@ -130,11 +138,14 @@ def all_ready(plan: Plan, statuses: list[HostStatus]) -> bool:
     )
 
 
-def as_json(plan: Plan, seen: Look) -> dict[str, object]:
+def as_json(plan: Plan, seen: Look, well: bool, wrong: Sequence[Mapping[str, object]]) -> dict[str, object]:
+    """`wrong` are the doctor's findings, as it writes them; `well` is the exit status in a word."""
     statuses = seen.hosts
     return {
         "schema": 1,
         "site": plan.site,
+        "well": well,
+        "findings": list(wrong),
         "ready": all_ready(plan, statuses),
         "hosts": [
             {
@@ -169,33 +180,36 @@ def view(plan: Plan, statuses: list[HostStatus]) -> Table:
     return table
 
 
-def show(plan: Plan, seen: Look, console: Console) -> None:
-    console.print(_whole(plan, seen))
+def show(plan: Plan, seen: Look, console: Console, verdict: RenderableType = "") -> None:
+    """Print all tables, and `verdict`: what is wrong."""
+    console.print(_whole(plan, seen, verdict))
 
 
-def _whole(plan: Plan, seen: Look) -> Group:
+def _whole(plan: Plan, seen: Look, verdict: RenderableType) -> Group:
     parts: list[RenderableType] = [view(plan, seen.hosts), "", gateway_status.view(plan, seen.gateways)]
     if seen.chat is not None:
         parts += ["", chat_status.view(plan, seen.chat, seen.gateways)]
-    return Group(*parts)
+    return Group(*parts, *(("", verdict) if verdict else ()))
 
 
 def watch(
     plan: Plan,
     console: Console,
-    read: Callable[[], Look],
+    read: Callable[[], tuple[Look, RenderableType, bool]],
     pause: Callable[[float], None] = time.sleep,
 ) -> bool:
-    """Show what `read` says, again and again until the person stops it with Ctrl-C; whether all was ready at last."""
-    ready = False
+    """Show what `read` says again and again until Ctrl-C, and return whether all was well at last.
+
+    `read` returns a look, what is wrong, and whether the site is well.
+    """
+    well = False
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live, suppress(KeyboardInterrupt):
         while True:
-            seen = read()
-            ready = all_ready(plan, seen.hosts)
+            seen, verdict, well = read()
             when = Text(f"{plan.site} at {datetime.now():%H:%M:%S}; Ctrl-C ends this", style="dim")
-            live.update(Group(_whole(plan, seen), when), refresh=True)
+            live.update(Group(_whole(plan, seen, verdict), when), refresh=True)
             pause(WATCH_S)
-    return ready
+    return well
 
 
 def _state(model: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,13 +42,18 @@ class Health:
         return EXIT_FAILED if self.failed or not self.checks else EXIT_OK
 
 
-def verify(site_file: Path) -> Health:
-    """Run tests/health against the site. FlexiError where pytest itself could not run them."""
+SERVICE_CHECKS = ("test_gateway.py", "test_chat.py")
+"""Files of tests/health that ask the service as its users do; the others look at hosts, as the doctor does."""
+
+
+def verify(site_file: Path, files: Sequence[str] = ()) -> Health:
+    """Run tests/health, or only these `files` of it, against the site. FlexiError where pytest could not run them."""
     with tempfile.TemporaryDirectory(prefix="flexi-verify-") as directory:
         report = Path(directory) / "report.json"
         argv = [sys.executable, "-m", "pytest", "-q", "-c", str(ROOT / "tests/health/pytest.ini")]
         argv += ["-p", "flexi.health_report", "-p", "no:cacheprovider"]
-        argv += ["--site", str(site_file.resolve()), "--health-report", str(report), str(ROOT / "tests/health")]
+        argv += ["--site", str(site_file.resolve()), "--health-report", str(report)]
+        argv += [str(ROOT / "tests/health" / file) for file in files or ("",)]
         done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
         # 0: all passed, 1: some failed (pytest's exit codes); anything else is not an answer about the site.
         if done.returncode not in (0, 1) or not report.exists():
@@ -88,6 +94,6 @@ def show(health: Health, console: Console) -> None:
     else:
         console.print(
             f"[bold red]{health.site} is not well[/]: {len(health.failed)} of {len(health.checks)} checks failed. "
-            f"What mends it: ./flexi doctor {health.argument or health.site}",
+            f"What it means and what mends it: ./flexi doctor {health.argument or health.site}",
             soft_wrap=True,
         )

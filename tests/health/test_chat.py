@@ -6,7 +6,6 @@ import json
 
 import pytest
 from subjects import Hosts
-from test_gateway import CERTIFICATE
 from testinfra.host import Host
 
 from flexi.chat_facts import COURSES, CourseBots
@@ -14,6 +13,7 @@ from flexi.chat_programs import chat_program
 from flexi.chathost.courses_wanted import difference
 from flexi.courses_config import courses_config
 from flexi.facts import ChatReleases
+from flexi.gateway_files import curl_here
 from flexi.operations.chat import SECRETS
 from flexi.operations.courses import digests
 from flexi.plan.model import Plan
@@ -27,9 +27,7 @@ def front(plan: Plan, hosts: Hosts) -> Host:
 def ask(front: Host, plan: Plan, path: str) -> tuple[int, str]:
     """Status and body, asked for as a browser would: by the chat's name, at the port that users reach."""
     assert plan.chat is not None
-    here = f"--connect-to ::127.0.0.1:{plan.chat.port}"
-    trust = f"--cacert {CERTIFICATE}" if plan.gateway.tls else ""
-    answer = front.run(f"curl -sS -m 30 -w '\\n%{{http_code}}' {here} {trust} {plan.chat.url}{path}")
+    answer = front.run(f"curl -sS -m 30 -w '\\n%{{http_code}}' {curl_here(plan.gateway, path, plan.chat)}")
     assert answer.rc == 0, f"the gateway does not answer for it: {answer.stderr.strip()}"
     text, _, status = answer.stdout.rpartition("\n")
     return int(status), text.strip()

@@ -8,11 +8,10 @@ import pytest
 from subjects import Hosts, Route
 from testinfra.host import Host
 
-from flexi.gateway_files import FOLLOW_KEYS, KEYS_MAP, keys_map
+from flexi.gateway_files import FOLLOW_KEYS, HEALTH_HEADER, KEYS_MAP, curl_here, keys_map
 from flexi.plan.model import Plan
 
-HEALTH_HEADER = "@/etc/flexi/health.header"
-CERTIFICATE = "/etc/haproxy/flexi/gateway.pem"
+WITH_KEY = f"-H @{HEALTH_HEADER}"
 PROBE_TOKENS = 8
 LEAST_SHARE = 0.15
 """Of the rate in table 4 of the FLEXI paper (arXiv 2407.13013), one stream on an NVIDIA A40. Tokens come as fast as
@@ -22,15 +21,10 @@ slower or busy with others stays above. There is no upper bound: newer cards are
 
 def ask(target: Host, plan: Plan, path: str, body: dict[str, object] | None, *options: str) -> tuple[int, str]:
     """Status and body of a request to the gateway; the body travels over standard input, the key in a file."""
-    gateway = plan.gateway
-    if gateway.tls:
-        # By its name, as users ask, and only the certificate that was deployed is the right one.
-        here = f"--connect-to ::127.0.0.1:{gateway.port} --cacert {CERTIFICATE}"
-        url = f"{here} https://{gateway.name}:{gateway.port}{path}"
-    else:
-        url = f"http://127.0.0.1:{gateway.port}{path}"
     data = f"-H 'Content-Type: application/json' -d '{json.dumps(body)}'" if body is not None else ""
-    answer = target.run(f"curl -sS -m 300 -w '\\n%{{http_code}}' {' '.join(options)} {data} {url}")
+    answer = target.run(
+        f"curl -sS -m 300 -w '\\n%{{http_code}}' {' '.join(options)} {data} {curl_here(plan.gateway, path)}"
+    )
     assert answer.rc == 0, f"the gateway does not answer: {answer.stderr.strip()}"
     text, _, status = answer.stdout.rpartition("\n")
     return int(status), text.strip()
@@ -41,12 +35,12 @@ def test_tokens_flow(route: Route, plan: Plan, hosts: Hosts) -> None:
     target = hosts[plan.gateway.host]
     model = next(model for instance in plan.instances for model in instance.models if model.name == route.backend.model)
     if model.embedding:
-        status, text = ask(target, plan, "/api/embed", {"model": model.name, "input": "health"}, f"-H {HEALTH_HEADER}")
+        status, text = ask(target, plan, "/api/embed", {"model": model.name, "input": "health"}, WITH_KEY)
         assert status == 200, f"status {status}: {text[:200]}"
         assert json.loads(text)["embeddings"][0], "an empty embedding"
         return
     body = {"model": model.name, "prompt": "Count to eight.", "stream": False, "options": {"num_predict": PROBE_TOKENS}}
-    status, text = ask(target, plan, "/api/generate", body, f"-H {HEALTH_HEADER}")
+    status, text = ask(target, plan, "/api/generate", body, WITH_KEY)
     assert status == 200, f"status {status}: {text[:200]}"
     answer = json.loads(text)
     assert answer.get("eval_count", 0) > 0, "no token came"
@@ -77,13 +71,13 @@ def test_management_closed(gateway: str, plan: Plan, hosts: Hosts) -> None:
     """{gateway} keeps model management closed"""
     target = hosts[gateway]
     for path in ("/api/pull", "/api/create", "/api/copy", "/api/push"):
-        status, _ = ask(target, plan, path, {"model": "flexi-health-probe"}, f"-H {HEALTH_HEADER}")
+        status, _ = ask(target, plan, path, {"model": "flexi-health-probe"}, WITH_KEY)
         assert status in (403, 404), f"{path} answers {status}: models could be changed by anyone with a key"
 
 
 def test_lists(gateway: str, plan: Plan, hosts: Hosts) -> None:
     """{gateway} lists every model of the site once"""
-    status, text = ask(hosts[gateway], plan, "/api/tags", None, f"-H {HEALTH_HEADER}")
+    status, text = ask(hosts[gateway], plan, "/api/tags", None, WITH_KEY)
     assert status == 200, f"status {status}: {text[:100]}"
     names = [model["name"] for model in json.loads(text)["models"]]
     wanted = sorted(backend.model for backend in plan.gateway.backends)

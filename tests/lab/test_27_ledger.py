@@ -275,7 +275,7 @@ def test_a_prompt_is_nowhere_on_any_disk(site: Site, figure: Figure, request: py
         crashed = site.ssh(machine, f"sudo systemctl kill --signal=SEGV {units}")
         assert crashed.status == 0, crashed.text
     until(lambda: site.answers(quick_model(site)), 120, "the gateway and its instances are back")
-    until(lambda: flexi("status", str(site.file)).status == 0, 180, "every model is ready again")
+    until(lambda: flexi("status", str(site.file), "--quick").status == 0, 180, "every model is ready again")
     found = everywhere(site, [known, word, piece], since)
     for machine in MACHINES:
         assert {CONTROL, "the journal"} <= set(found[machine][known]), "the search is blind"

@@ -15,7 +15,7 @@ def healthy(site: Site) -> Iterator[Site]:
     yield site
     for host in ("server-a", "server-b"):
         flexi("lab", "fault", "--name", site.lab.name, host, "clear")
-    until(lambda: flexi("status", str(site.file)).status == 0, 240, "all models are ready after the fault")
+    until(lambda: flexi("status", str(site.file), "--quick").status == 0, 240, "all models are ready after the fault")
 
 
 def fault(site: Site, host: str, *what: str) -> None:

@@ -128,4 +128,4 @@ def test_a_host_that_does_not_answer_is_named_and_the_others_go_on(site: Site) -
     finally:
         up = flexi("lab", "up", "--name", site.lab.name, timeout_s=600)
     assert up.status == 0, up.text[-3000:]
-    until(lambda: flexi("status", str(site.file)).status == 0, 120, "everything is ready again")
+    until(lambda: flexi("status", str(site.file), "--quick").status == 0, 120, "everything is ready again")

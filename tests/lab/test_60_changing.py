@@ -39,7 +39,7 @@ def test_one_server_with_two_groups_and_the_gateway(site: Site) -> None:
     assert back.status == 0, back.text[-3000:]
     gone = site.ssh("server-b", "systemctl is-active haproxy flexi-catalogue ollama@big").stdout.split()
     assert gone == ["inactive", "inactive", "inactive"]
-    until(lambda: flexi("status", str(site.file)).status == 0, 120, "every model is ready")
+    until(lambda: flexi("status", str(site.file), "--quick").status == 0, 120, "every model is ready")
     assert site.failures() == []
 
 

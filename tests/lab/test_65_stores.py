@@ -79,7 +79,7 @@ def eight(site: Site) -> Iterator[Path]:
     yield deployed(site, BEFORE, "eight")
     back = flexi("deploy", str(site.file), timeout_s=900)
     assert back.status == 0, back.text[-3000:]
-    until(lambda: flexi("status", str(site.file)).status == 0, 180, "every model is ready")
+    until(lambda: flexi("status", str(site.file), "--quick").status == 0, 180, "every model is ready")
     assert site.failures() == []
 
 

@@ -73,7 +73,7 @@ def test_a_chat_that_runs(plan: Plan) -> None:
     words = line.split()
     assert words[1:5] == ["runs", "0.12.4", "42", "4"]
     assert "2 of 2" in line
-    report: Any = status.as_json(plan, Look([], [gateway()], chat(plan)))["chat"]
+    report: Any = status.as_json(plan, Look([], [gateway()], chat(plan)), True, ())["chat"]
     assert (report["state"], report["release"], report["connections"], report["requests"]) == ("runs", "0.12.4", 12, 3)
     assert [(bot["ready"], bot["files_left"]) for bot in report["bots"]] == [(True, 0), (True, 0)]
     assert report["last_backup"] == "2026-11-23T03:00:00+00:00"
@@ -91,7 +91,7 @@ def test_a_chat_that_runs(plan: Plan) -> None:
 )
 def test_a_chat_that_does_not_run(more: dict[str, object], state: str, plan: Plan) -> None:
     found = chat(plan, **more)
-    report: Any = status.as_json(plan, Look([], [], found))["chat"]
+    report: Any = status.as_json(plan, Look([], [], found), True, ())["chat"]
     assert (report["state"], report["connections"], report["requests"]) == (state, None, None)
     assert state in shown(plan, found)
 
@@ -111,7 +111,7 @@ def test_a_bot_that_is_not_ready_is_named(bot: bool, files: int, words: str, pla
     text = shown(plan, found)
     assert "1 of 2" in text
     assert f"course {plan.chat.courses[0].id}: {words}" in text
-    report: Any = status.as_json(plan, Look([], [], found))["chat"]
+    report: Any = status.as_json(plan, Look([], [], found), True, ())["chat"]
     assert report["bots"][0] == {"course": plan.chat.courses[0].id, "ready": False, "files_left": files}
 
 
@@ -127,7 +127,7 @@ def test_a_site_without_a_chat_says_nothing_of_one(plan: Plan, monkeypatch: pyte
     monkeypatch.setattr(remote, "run", lambda *_, **__: pytest.fail("a host was asked"))
     bare = plan.model_copy(update={"chat": None})
     assert chat_status.read(bare) is None
-    assert status.as_json(bare, Look([], [], None))["chat"] is None
+    assert status.as_json(bare, Look([], [], None), True, ())["chat"] is None
     assert "release" not in shown(bare, None)
 
 
@@ -146,7 +146,7 @@ def test_a_host_that_says_nothing_useful(
     monkeypatch.setattr(remote, "run", lambda *_, **__: answer)
     found = chat_status.read(plan)
     assert words in shown(plan, found)
-    report: Any = status.as_json(plan, Look([], [], found))["chat"]
+    report: Any = status.as_json(plan, Look([], [], found), True, ())["chat"]
     assert words in report["error"]
     assert report["state"] is None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,12 +14,14 @@ from rich.console import Console
 from flexi import doctor, remote
 from flexi.doctor import Case, Finding, diagnose, docs, kinds, reading, service, show
 from flexi.errors import InputError
+from flexi.health_report import Check
 from flexi.operations import draining
 from flexi.paths import INVENTORY
 from flexi.plan import build_plan
 from flexi.plan.model import HostPlan, Plan
 from flexi.remote import Answer
 from flexi.site import load_site
+from flexi.status import Look
 from flexi.truth import (
     Candidate,
     Certificate,
@@ -577,7 +579,9 @@ def examination(plan: Plan, *names: str) -> doctor.Examination:
     def read(hosts: Sequence[HostPlan], _: Console) -> list[reading.Reading]:
         return [reading.Reading(host.name, None, "No route to host [x]", False) for host in hosts]
 
-    return doctor.examine("uni", plan, names, Console(file=io.StringIO()), read, lambda: NOW)
+    return doctor.examine(
+        "uni", plan, names, Console(file=io.StringIO()), read, lambda: NOW, lambda _: Look([], [], None)
+    )
 
 
 def test_only_the_chosen_hosts_are_asked(plan: Plan) -> None:
@@ -591,6 +595,33 @@ def test_findings_are_the_exit_status(plan: Plan) -> None:
     what = examination(plan, "server-b")
     assert what.exit_status == 1
     assert replace(what, findings=()).exit_status == 0
+    warning = doctor.finding(kinds.ECC, "uni", plan.host("server-b"), "GPU 1 has had 4 errors", index=1)
+    assert replace(what, findings=(warning,)).exit_status == 0
+    assert replace(what, findings=(*what.findings, warning)).exit_status == 1
+
+
+def test_a_failing_check_is_a_finding_where_nothing_else_is_wrong(plan: Plan) -> None:
+    failed = (Check("site", "gateway knows exactly the keys of the site", "failed", "it has other keys", 0.1),)
+    asked: list[int] = []
+
+    def checks() -> tuple[Check, ...]:
+        asked.append(1)
+        return failed
+
+    def examine(read: Callable[..., Any]) -> doctor.Examination:
+        console = Console(file=io.StringIO())
+        return doctor.examine("uni", plan, (), console, read, lambda: NOW, lambda _: Look([], [], None), checks)
+
+    unreachable = examine(
+        lambda hosts, _: [reading.Reading(host.name, None, "No route to host", False) for host in hosts]
+    )
+    assert {found.kind.id for found in unreachable.findings} == {"unreachable"}
+    assert not asked
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(doctor, "judge", lambda *_: [])
+        [found] = examine(lambda hosts, _: [reading.Reading(host.name, None) for host in hosts]).findings
+    assert (found.kind.id, found.host) == ("check-fails", "gateway")
+    assert found.what == "gateway knows exactly the keys of the site: it has other keys"
 
 
 def test_what_people_see(plan: Plan) -> None:
@@ -604,7 +635,7 @@ def test_what_people_see(plan: Plan) -> None:
     console = Console(file=io.StringIO(), width=100, no_color=True)
     show.show(replace(examination(plan, "server-b"), findings=()), console)
     assert isinstance(console.file, io.StringIO)
-    assert "lab: nothing is wrong." in console.file.getvalue()
+    assert "lab is well: nothing is wrong." in console.file.getvalue()
 
 
 def test_what_programs_see(plan: Plan) -> None:

@@ -189,6 +189,9 @@ def test_a_terminal_is_refreshed_until_ctrl_c(plan: Plan) -> None:
         models = [{"name": name, "phase": phase, "reason": None} for name in ("llama3:8b", "phi3:3.8b")]
         return HostStatus("server-a", None, {"instances": [{"group": "a", "models": models}]})
 
+    def take(phase: str) -> tuple[Look, str, bool]:
+        return Look([state(phase)], [gateway()], None), f"verdict: {phase}", phase == "ready"
+
     looks = iter(["loading", "loading", "ready"])
     pauses = iter([None, None, KeyboardInterrupt()])
 
@@ -197,10 +200,11 @@ def test_a_terminal_is_refreshed_until_ctrl_c(plan: Plan) -> None:
             raise stop
 
     console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
-    assert status.watch(plan, console, lambda: Look([state(next(looks))], [gateway()], None), pause)
+    assert status.watch(plan, console, lambda: take(next(looks)), pause)
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
     assert next(looks, None) is None
     # Live draws its last picture once more when it ends.
     assert text.count("Ctrl-C ends this") == 4
     assert text.index("loading") < text.rindex("loading") < text.rindex("ready")
+    assert text.index("verdict: loading") < text.rindex("verdict: ready")

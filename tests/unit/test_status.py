@@ -114,7 +114,7 @@ def test_a_model_that_the_agent_does_not_know_is_shown(plan: Plan) -> None:
     empty = HostStatus("server-a", None, {"instances": []})
     row = next(line for line in shown(plan, empty).splitlines() if "llama3:8b" in line)
     assert "not known to the agent" in row
-    report: Any = status.as_json(plan, Look([empty], [], None))
+    report: Any = status.as_json(plan, Look([empty], [], None), True, ())
     assert report["ready"] is False
     assert report["hosts"][0]["not_known"] == [{"group": "a", "model": "llama3:8b"}]
 

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from rich.console import Console
 
+from flexi import service_problems
 from flexi.errors import EXIT_FAILED, EXIT_OK, InputError
+from flexi.health_report import Check
 from flexi.plan.model import HostPlan, Plan
+from flexi.status import Look
+from flexi.status import look as look_at_service
 
-from . import kinds
+from . import kinds, live
 from .case import Case, Finding, finding
 from .diagnosis import diagnose
 from .reading import Reading, read_all
@@ -31,8 +36,14 @@ class Examination:
     findings: tuple[Finding, ...]
 
     @property
+    def errors(self) -> tuple[Finding, ...]:
+        """Findings that make the site not well."""
+        return tuple(finding for finding in self.findings if finding.kind.severity == "error")
+
+    @property
     def exit_status(self) -> int:
-        return EXIT_FAILED if self.findings else EXIT_OK
+        """The site's health as one number, the same for `status`, `verify` and the doctor: 1 where there are errors."""
+        return EXIT_FAILED if self.errors else EXIT_OK
 
 
 def judge(site: str, plan: HostPlan, reading: Reading, now: float) -> list[Finding]:
@@ -62,10 +73,35 @@ def examine(
     console: Console,
     read: Callable[[Sequence[HostPlan], Console], list[Reading]] = read_all,
     clock: Callable[[], float] = time.time,
+    look: Callable[[Plan], Look] = look_at_service,
+    checks: Callable[[], Sequence[Check]] = tuple,
 ) -> Examination:
-    """Read the hosts and judge what they say."""
+    """Read the hosts and the service, and judge what they say.
+
+    `names` are the hosts that are judged, all where there are none. Where nothing is wrong, `checks` may name health
+    checks that fail all the same: "nothing is wrong" is said only of a site that passes them.
+    """
     hosts = chosen(plan, names)
-    readings = read(hosts, console)
+    chosen_names, every_name = {host.name for host in hosts}, {host.name for host in plan.hosts}
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        service = pool.submit(look, plan)
+        readings = read(hosts, console)
+        problems = [one for one in service_problems.problems(plan, service.result()) if one.host in chosen_names]
     now = clock()
     found = [one for host, reading in zip(hosts, readings, strict=True) for one in judge(site, host, reading, now)]
+    found += live.findings(site, plan, problems, found)
+    if not any(one.kind.severity == "error" for one in found):
+        found += [
+            finding(kinds.CHECK_FAILS, site, plan.host(host), f"{check.check}: {check.reason}")
+            for check in checks()
+            if check.outcome == "failed"
+            # A check of the whole site is the gateway's.
+            and (host := check.host if check.host in every_name else plan.gateway.host) in chosen_names
+        ]
     return Examination(plan.site, tuple(host.name for host in hosts), tuple(found))
+
+
+def examine_service(site: str, plan: Plan, seen: Look) -> Examination:
+    """Judge the service alone, from a look that was taken already: nothing of disks, packages, kernels and cards."""
+    found = tuple(live.findings(site, plan, service_problems.problems(plan, seen), ()))
+    return Examination(plan.site, tuple(host.name for host in plan.hosts), found)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Severity = Literal["error", "warning"]
-"""error: users lose something now or with the next reboot. warning: they will if nothing is done."""
+"""error: users lose something now, or will with the next reboot or upgrade that nobody watches; the site is not well,
+for `status`, `verify` and the doctor alike. warning: worth a look; the site is well."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ CLOCK_OFF = _kind(
 )
 CLOCK_FREE = _kind(
     "clock-free",
-    "warning",
+    "error",
     "nothing keeps the clock right",
     reads="the time daemons' units",
     means="the clock drifts until certificates fail",
@@ -139,11 +140,19 @@ UNIT_DOWN = _kind(
 )
 UNIT_NOT_ENABLED = _kind(
     "unit-not-enabled",
-    "warning",
+    "error",
     "a service will not come back after a reboot",
     reads="`systemctl show`: UnitFileState",
     means="the next reboot takes it away",
     mends=_DEPLOY,
+)
+FIREWALL_OPEN = _kind(
+    "firewall-open",
+    "error",
+    "the firewall does not drop what the plan does not open",
+    reads="`nft list chain inet flexi input`",
+    means="instances and every other port of the host are open to everyone who reaches it",
+    mends="{ssh} sudo systemctl restart flexi-firewall.service",
 )
 CERTIFICATE_EXPIRED = _kind(
     "certificate-expired",
@@ -299,7 +308,7 @@ VENDOR_COMING = _kind(
 )
 UNHELD = _kind(
     "unheld",
-    "warning",
+    "error",
     "packages of the driver or the kernel are not on hold",
     reads="dpkg's selections",
     means="the next upgrade may exchange them under the running service",
@@ -375,7 +384,7 @@ UVM_MISSING = _kind(
 )
 PERSISTENCE_OFF = _kind(
     "persistence-off",
-    "warning",
+    "error",
     "persistence mode is off",
     reads="nvidia-smi",
     means="the driver lets go of idle cards: the first load after a pause waits for seconds",
@@ -442,7 +451,7 @@ PAIR = _kind(
 )
 RELEASE_DIFFERS = _kind(
     "release-differs",
-    "warning",
+    "error",
     "another Ollama runs than the site wants",
     reads="`/opt/ollama/current`, `/api/version`",
     means="what was tested is not what serves",
@@ -488,6 +497,14 @@ AGENT_SILENT = _kind(
     means="nobody reloads a model, and the gateway keeps the last state that it heard of",
     mends="{ssh} sudo systemctl restart flexi-agent.service",
 )
+MODEL_NOT_READY = _kind(
+    "model-not-ready",
+    "error",
+    "a model is not ready, and nothing above explains it",
+    reads="the agent's word for every model of the plan: starting, downloading, loading",
+    means="the gateway sends it elsewhere, or lets requests for it wait",
+    mends="./flexi status {site}   # what it waits for; its log: {ssh} sudo journalctl -u flexi-agent -n 50",
+)
 MODEL_FAULT = _kind(
     "model-fault",
     "error",
@@ -510,5 +527,72 @@ DRAIN_LEFT = _kind(
     "a deploy drained a group and has not returned it",
     reads="`/etc/flexi/drain.d`: reasons that begin with `flexi: `",
     means="a deploy is at work, or was interrupted: the gateway sends the group nothing new",
+    mends=_DEPLOY,
+)
+
+# -- the gateway and the chat -----------------------------------------------------------------------------------------
+
+GATEWAY_DOWN = _kind(
+    "gateway-down",
+    "error",
+    "the gateway cannot be asked",
+    reads="HAProxy's admin socket, by `flexi-agent.pyz now`",
+    means="nobody reaches a model",
+    mends="{ssh} sudo systemctl restart haproxy.service   # its settings: sudo haproxy -c -f /etc/haproxy/haproxy.cfg",
+)
+GATEWAY_WRONG = _kind(
+    "gateway-answers-wrong",
+    "error",
+    "the gateway does not answer clients as the site file says",
+    reads="`/api/tags`, `/api/pull` and `/api/chat` on the gateway's own host, with a key and without",
+    means="models are missing for users, or something is open that should be closed",
+    mends=_DEPLOY,
+)
+GATEWAY_WITHHOLDS = _kind(
+    "gateway-withholds",
+    "error",
+    "the gateway sends an instance nothing, and nothing above explains it",
+    reads="`show stat` of HAProxy: its own check and the agent's",
+    means="its models are served by fewer instances, or by none",
+    mends="./flexi status {site}   # the gateway's table says why",
+)
+KEYS_DIFFER = _kind(
+    "keys-differ",
+    "error",
+    "the gateway knows other keys than the site's keys file",
+    reads="the digest of `/etc/haproxy/flexi/keys.map`, and what the running HAProxy has of it",
+    means="a new key is refused or a revoked one still works, as after `keys add --here` or from a restored folder",
+    mends=_DEPLOY,
+)
+LEDGER_SILENT = _kind(
+    "ledger-silent",
+    "error",
+    "the ledger does not answer",
+    reads="its loopback port on the gateway",
+    means="requests go on, and nobody counts them",
+    mends="{ssh} sudo systemctl restart flexi-ledger.service",
+)
+CHAT_DOWN = _kind(
+    "chat-down",
+    "error",
+    "the chat does not serve",
+    reads="its unit and its `/health` on the chat's host, its page by its name at the gateway",
+    means="nobody can sign in or go on with a chat; what was written is kept",
+    mends="{ssh} sudo systemctl restart flexi-chat.service   # where it fails: sudo journalctl -u flexi-chat -n 50",
+)
+BOT_NOT_READY = _kind(
+    "bot-not-ready",
+    "warning",
+    "a course bot is missing, or part of its material",
+    reads="what the deploy or `flexi-courses.timer` noted last",
+    means="its course does without it; the timer tries again every two minutes",
+    mends="{ssh} sudo journalctl -u flexi-courses.service -n 50",
+)
+CHECK_FAILS = _kind(
+    "check-fails",
+    "error",
+    "a health check fails, and nothing above explains it",
+    reads="`flexi verify`'s checks of the gateway and the chat, where nothing else is wrong",
+    means="users meet it: the check says what",
     mends=_DEPLOY,
 )
