@@ -12,6 +12,7 @@ from flexi import chat_files, chat_supplies
 from flexi.operations.applying import applied
 from flexi.operations.certificate import secret_file
 from flexi.operations.chat import chat_proof
+from flexi.operations.chat_front import front_checked
 from flexi.operations.packages import installed
 from flexi.operations.retiring import retired
 from flexi.plan.chat_model import ChatPlan, TrustedHeadersPlan
@@ -87,7 +88,7 @@ def _front(chat: ChatPlan, headers: TrustedHeadersPlan, packages: Sequence[str])
         name="Restart Apache with what is new",
         what=FRONT,
         inputs=(FRONT_UNIT, FRONT_CONFIG, FRONT_ADMIN, chat_files.PROOF),
-        command=f"systemctl restart {FRONT}",
+        command=f"{front_checked(FRONT_CONFIG, FRONT_ADMIN)}\nsystemctl restart {FRONT}",
         after=[apache, config, admin, unit],
     )
     systemd.service(name="Start Apache", service=FRONT, running=True, enabled=True)

@@ -21,6 +21,9 @@ from flexi.operations.rebooting import reboot_permitted, rebooted
 from flexi.plan.model import DriverPlan, HostPlan
 
 NOUVEAU = "/etc/modprobe.d/flexi-nouveau.conf"
+NODES = "flexi-gpu-nodes.service"
+NODES_UNIT = f"/etc/systemd/system/{NODES}"
+NODES_PROGRAM = "/opt/flexi/flexi-gpu-nodes"
 PERSISTENCED = "/etc/systemd/system/nvidia-persistenced.service.d/flexi.conf"
 
 
@@ -127,6 +130,23 @@ def install(plan: HostPlan) -> list[OperationMeta]:
         interrupts=interrupts,
         update=bool(host.data.get("update")),
         after=interruptions,
+    )
+    nodes = [
+        files.put(
+            name="Write what loads the modules and makes the cards' nodes",
+            src="templates/driver/flexi-gpu-nodes",
+            dest=NODES_PROGRAM,
+            mode="0755",
+        ),
+        files.put(name=f"Write {NODES}", src=f"templates/driver/{NODES}", dest=NODES_UNIT, mode="0644"),
+    ]
+    # Not enabled: each start of an instance, of the agent and of the persistence daemon asks for it.
+    applied(
+        name="Make the cards' nodes with what is new",
+        what=NODES,
+        inputs=(NODES_UNIT, NODES_PROGRAM),
+        command=f"systemctl start {NODES}",
+        after=nodes,
     )
     persistence = files.put(
         name="Let the persistence daemon keep the cards awake",

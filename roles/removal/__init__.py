@@ -15,6 +15,7 @@ from roles.base import GATEWAY_MARK, HOSTS_MARKER
 SERVICES = (
     "flexi-agent.service",
     "flexi-share.socket",
+    "flexi-gpu-nodes.service",
     "flexi-guard.socket",
     "flexi-guard.service",
     "flexi-catalogue.service",
@@ -36,6 +37,7 @@ FILES = (
     "/etc/systemd/system/flexi-chat*",
     "/etc/systemd/system/flexi-courses.*",
     "/etc/systemd/system/flexi-firewall.service",
+    "/etc/systemd/system/flexi-gpu-nodes.service",
     "/etc/systemd/system/flexi-guard*",
     "/etc/systemd/system/flexi-ledger.*",
     "/etc/systemd/system/haproxy.service.d/flexi.conf",

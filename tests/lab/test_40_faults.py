@@ -9,6 +9,8 @@ import pytest
 from lab_site import Site, flexi, until
 from test_20_service import model_of
 
+from flexi.lab.machine import LOAD_UVM
+
 
 @pytest.fixture
 def healthy(site: Site) -> Iterator[Site]:
@@ -109,6 +111,55 @@ def test_an_instance_does_not_start_without_its_gpus(healthy: Site) -> None:
     assert site.ssh("server-b", f"curl -sS -m 2 http://127.0.0.1:{instance.port}/").status != 0
     fault(site, "server-b", "clear")
     until(lambda: site.answers(model_of(site, "server-b")), 120, "it starts by itself")
+
+
+def test_an_instance_does_not_start_without_uvm(healthy: Site) -> None:
+    """nvidia-smi is well, and yet CUDA would find no GPU: the gate and status say so, until the module is loaded."""
+    site = healthy
+    instance = next(i for i in site.plan.instances if i.host == "server-b")
+    fault(site, "server-b", "uvm")
+    site.ssh("server-b", f"sudo systemctl restart {instance.unit}")
+    log = site.ssh("server-b", f"sudo journalctl -u {instance.unit} -o cat -n 20 --no-pager").stdout
+    assert "the kernel module nvidia-uvm is not loaded" in log
+    assert site.ssh("server-b", f"curl -sS -m 2 http://127.0.0.1:{instance.port}/").status != 0
+    told = lambda: flexi("status", str(site.file), "--json")  # noqa: E731
+    until(lambda: "nvidia-uvm is not loaded" in told().stdout, 30, "status says why")
+    assert told().status == 1
+    # A node that a script made anew without the module is no way past.
+    site.ssh("server-b", "sudo mknod -m 666 /dev/nvidia-uvm c 10 229")
+    site.ssh("server-b", f"sudo systemctl restart {instance.unit}")
+    assert site.ssh("server-b", f"curl -sS -m 2 http://127.0.0.1:{instance.port}/").status != 0
+    fault(site, "server-b", "clear")
+    until(lambda: site.answers(model_of(site, "server-b")), 120, "it starts by itself")
+
+
+LOADER = "/usr/local/bin/nvidia-modprobe"
+
+
+@pytest.fixture
+def loadable(healthy: Site) -> Iterator[Site]:
+    """server-b with an nvidia-modprobe that can load the module: in the kernel, so outside of the caller's sandbox."""
+    healthy.ssh("server-b", "sudo tee /run/flexi-lab/load >/dev/null", stdin=LOAD_UVM)
+    text = '#!/bin/sh\n[ "$1 $2" = "-u -c=0" ] && exec systemd-run --quiet --wait sh -e /run/flexi-lab/load\n'
+    healthy.ssh("server-b", f"sudo tee {LOADER} >/dev/null; sudo chmod 755 {LOADER}", stdin=text)
+    yield healthy
+    healthy.ssh("server-b", f"sudo rm -f {LOADER}")
+
+
+def test_the_module_is_loaded_before_an_instance_starts(loadable: Site) -> None:
+    """And not by the instance itself: its device cgroup has looked the name up by then, and it would run on the CPU."""
+    site = loadable
+    instance = next(i for i in site.plan.instances if i.host == "server-b")
+    fault(site, "server-b", "uvm")
+    done = site.ssh("server-b", f"sudo systemctl restart {instance.unit}")
+    assert done.status == 0, done.text
+    nodes = site.ssh("server-b", "systemctl show -p Result,ExecMainStatus flexi-gpu-nodes").stdout.split()
+    assert sorted(nodes) == ["ExecMainStatus=0", "Result=success"]
+    until(lambda: site.answers(model_of(site, "server-b")), 120, "it is ready")
+    run = f"_SYSTEMD_INVOCATION_ID=$(systemctl show -p InvocationID --value {instance.unit})"
+    log = site.ssh("server-b", f"sudo journalctl {run} -o cat --no-pager").stdout
+    assert "library=CUDA" in log
+    assert "library=cpu" not in log
 
 
 @pytest.fixture

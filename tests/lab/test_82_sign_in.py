@@ -364,3 +364,14 @@ def test_another_version_of_the_agreement_is_asked_for_again(site: Site) -> None
     person.agree()
     assert not person.must_agree()
     assert {row["version"] for row in agreements(site) if row["mail"] == student} >= {NEW}
+
+
+@pytest.mark.usefixtures("people")
+def test_wrong_directives_stop_the_deploy_and_not_apache(site: Site) -> None:
+    """The last one here: what it leaves on the host goes with the sign-in."""
+    (site.file.parent / "apache.conf").write_text(f"{APACHE}Nonsense on\n")
+    done = site.pyinfra("-y", "--limit", "gateway", site_file=site.file.parent / "sign-in.yaml")
+    assert done.status != 0
+    assert "Apache does not start with these settings, and one that runs was left alone" in done.text
+    assert "chat-front-admin.conf: Invalid command 'Nonsense'" in done.text
+    assert by_header(site, "dora@lab.test|Dora|")[1].status_code == 200

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from agent_fakes import GIB, UUIDS, report, smi_line
 
+from flexi.agent import gate as gate_module
 from flexi.agent import gpus
 from flexi.agent.env_file import EnvFileError, gpu_uuids
 from flexi.agent.gpus import GpuReport, GpuWatch
@@ -177,7 +178,11 @@ def test_the_gate_opens_only_when_every_gpu_is_visible(smi: Path, tmp_path: Path
     env_file = tmp_path / "a.env"
     env_file.write_text(f"CUDA_VISIBLE_DEVICES={','.join(UUIDS)}\n")
     say(smi, "\n".join(smi_line(index, uuid) for index, uuid in enumerate(UUIDS)))
-    assert (gate(env_file).returncode, gate(env_file).stderr) == (0, "")
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/nvidia-uvm").symlink_to("/dev/null")
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/devices").write_text("Character devices:\n  1 nvidia-uvm\n\nBlock devices:\n")
+    assert gate_module.refusal(env_file, tmp_path) is None
 
     say(smi, smi_line(0, UUIDS[0]))
     shut = gate(env_file)

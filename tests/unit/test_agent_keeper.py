@@ -65,7 +65,9 @@ class Rig:
         self.board = Board(self.log.append)
         config = instance(group, ollama.url, env_file, *models)
         client = Ollama(ollama.url, Timeouts(answer_s=0.2, store_s=0.5, load_s=5, pull_s=5))
-        host = Host(lambda: self.report, downloads or Downloads([config]), obtain, self.log.append)
+        self.node_fault: str | None = None
+        there = downloads or Downloads([config])
+        host = Host(lambda: self.report, there, obtain, self.log.append, lambda: self.node_fault)
         self.keeper = Keeper(config, client, host, self.board.put, 0.1, pace)
         self.keeper.start()
 
@@ -242,6 +244,21 @@ def test_a_killed_instance_starts_and_is_ready_again(make: Any, ollama: FakeOlla
     ollama.kill()
     rig.until_model(Phase.STARTING, reason="not running")
     assert rig.view().phase is Phase.STARTING
+    ollama.start()
+    rig.until_model(Phase.READY)
+
+
+def test_an_instance_that_its_gate_stops_has_the_reason(make: Any, ollama: FakeOllama) -> None:
+    """nvidia-smi is well, and yet no start gets past the gate. One that runs has its device open and goes on."""
+    rig = make(stored=(LLAMA,))
+    rig.until_model(Phase.READY)
+    rig.node_fault = "the kernel module nvidia-uvm is not loaded"
+    looks = rig.keeper.looks
+    until(lambda: rig.keeper.looks > looks + 1, "it has looked again")
+    assert rig.model().phase is Phase.READY
+    ollama.kill()
+    rig.until_model(Phase.STARTING, reason="the instance is not running: the kernel module nvidia-uvm is not loaded")
+    rig.node_fault = None
     ollama.start()
     rig.until_model(Phase.READY)
 

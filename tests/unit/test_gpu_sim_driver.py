@@ -151,6 +151,55 @@ def test_a_node_without_a_real_driver_behind_it_counts_as_usable(host: Host, mon
     assert host.visible(None) == [A, B, C]
 
 
+def test_a_left_node_without_its_module_shows_nothing(host: Host) -> None:
+    (host.root / "run/flexi-lab/devices").write_text("Character devices:\n195 nvidia-frontend\n")
+    assert host.visible(None) == []
+    assert host.smi("-L")[1] == 0
+
+
+UNIT = "[Service]\nDevicePolicy=closed\nDeviceAllow=char-nvidia-uvm rw\n"
+
+
+@pytest.mark.parametrize(
+    ("began", "unit", "seen"),
+    [
+        (5, UNIT, [A, B, C]),  # before it was unloaded: the rule has the number
+        (15, UNIT, []),  # while it was not there: the name meant nothing
+        (25, UNIT, [A, B, C]),
+        (15, "[Service]\nExecStart=/bin/true\n", [A, B, C]),
+    ],
+)
+def test_a_start_before_the_module_never_opens_it(host: Host, began: int, unit: str, seen: list[str]) -> None:
+    """What systemd's device policy does, also where this computer's control groups do not."""
+    for path in ("proc/self", "etc/systemd/system", "run/systemd/units"):
+        (host.root / path).mkdir(parents=True, exist_ok=True)
+    (host.root / "proc/self/cgroup").write_text(
+        "9:name=systemd:/system.slice/system-ollama.slice/ollama@b.service\n5:devices:/\n0::/\n"
+    )
+    (host.root / "etc/systemd/system/ollama@.service").write_text(unit)
+    for name, at in (("flexi-lab/uvm-off", 10), ("flexi-lab/uvm-on", 20)):
+        (host.root / "run" / name).touch()
+        os.utime(host.root / "run" / name, (at, at))
+    link = host.root / "run/systemd/units/invocation:ollama@b.service"
+    link.symlink_to("0123456789abcdef")
+    os.utime(link, (began, began), follow_symlinks=False)
+    assert host.visible(None) == seen
+
+
+def test_the_kernels_list_of_devices_has_the_branchs_names(host: Host) -> None:
+    listed = (host.root / "run/flexi-lab/devices").read_text()
+    assert listed.splitlines()[:2] == ["Character devices:", "195 nvidia-frontend"]
+    host.install("580.95.05", "580-server")
+    for path in (host.root / "usr/lib/flexi-lab/modules").rglob("nvidia-535*"):
+        path.unlink()
+    host.boot()
+    names = [line.split()[1] for line in (host.root / "run/flexi-lab/devices").read_text().splitlines()[1:4]]
+    assert names == ["nvidia", "nvidiactl", "nvidia-uvm"]
+    assert "Device Minor: \t 2" in "".join(
+        path.read_text() for path in (host.root / "run/flexi-lab/proc-driver").rglob("information")
+    )
+
+
 def test_memory_counts_living_processes_and_strangers(host: Host) -> None:
     idle = host.driver.inventory()[0].memory_used_mib
     (host.root / "dev/shm/flexi-lab").mkdir(exist_ok=True)

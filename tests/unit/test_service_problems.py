@@ -319,7 +319,8 @@ EXPLAINED = {
     },
     "test_gpus": {
         "test_driver": ("driver-mismatch", "driver-not-loaded", "driver-other-branch", "nvidia-smi-fails"),
-        "test_gpu_count": ("gpu-missing",),
+        "test_gpu_count": ("gpu-missing", "gpu-unusable"),
+        "test_gpu_model": ("gpu-other",),
         "test_persistence": ("persistence-off",),
         "test_group_gpus": ("gpu-missing", "gpu-replaced", "instance-gpus"),
         "test_holds": ("unheld",),

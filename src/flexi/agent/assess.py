@@ -33,6 +33,8 @@ class Observation:
     """Why the server is as it is, where it does not answer."""
     away_s: float = 0.0
     """How long it has not been running."""
+    start_fault: str | None = None
+    """Why the gate of one that is not running stays shut, where that is known (`devices.missing`)."""
     stored: frozenset[str] | None = None
     """Full names in the store; None while not known."""
     resident: Mapping[str, Resident] = field(default_factory=dict)
@@ -101,8 +103,9 @@ def _server_phase(config: InstanceConfig, seen: Observation) -> tuple[Phase, str
         return Phase.FAULT, f"the instance does not answer: {seen.words}"
     if seen.server is Server.NOT_RUNNING:
         if seen.away_s > START_LIMIT_S:
-            return Phase.FAULT, f"the instance does not start; see journalctl -u ollama@{config.group}"
-        return Phase.STARTING, f"the instance is not running: {seen.words}"
+            why = f": {seen.start_fault}" if seen.start_fault else f"; see journalctl -u ollama@{config.group}"
+            return Phase.FAULT, f"the instance does not start{why}"
+        return Phase.STARTING, f"the instance is not running: {seen.start_fault or seen.words}"
     if seen.server is Server.UNKNOWN or not seen.gpus_known:
         return Phase.STARTING, "not looked at yet"
     return Phase.READY, None

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from . import report, systemd
+from . import devices, report, systemd
 from .broken import Broken
 from .check import Checker, serve
 from .config import AgentConfig
@@ -96,7 +96,12 @@ async def _run(config: AgentConfig) -> None:
     watch = GpuWatch(lambda: look(_wanted(config)))
     watch.start()
     host = Host(
-        watch.latest, Downloads(config.instances), Sharer(config.share_socket, say).obtain, say, gpus=config.gpus
+        watch.latest,
+        Downloads(config.instances),
+        Sharer(config.share_socket, say).obtain,
+        say,
+        gpus=config.gpus,
+        node_fault=devices.missing,
     )
     keepers = [
         Keeper(instance, Ollama(instance.url), host, board.put, config.interval_s) for instance in config.instances

@@ -8,14 +8,14 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from . import gpus
+from . import devices, gpus
 from .env_file import EnvFileError, gpu_uuids
 
 
-def refusal(env_file: Path) -> str | None:
+def refusal(env_file: Path, root: Path = Path("/")) -> str | None:
     """Why the instance of `env_file` must not start, in one line; None where it may."""
     try:
         uuids = gpu_uuids(env_file)
     except EnvFileError as error:
         return str(error)
-    return gpus.fault(gpus.look(uuids), uuids, time.monotonic())
+    return gpus.fault(gpus.look(uuids), uuids, time.monotonic()) or devices.refusal(root)

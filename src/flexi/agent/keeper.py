@@ -77,6 +77,8 @@ class Host:
     say: Callable[[str], None]
     gpus: Expected | None = None
     """What each card of the host has to be."""
+    node_fault: Callable[[], str | None] = lambda: None
+    """Why no instance can start although nvidia-smi is well (`devices.missing`)."""
 
 
 class Keeper:
@@ -164,7 +166,8 @@ class Keeper:
         except NotRunning as error:
             now = self._clock()
             self._away_since = now if self._away_since is None else self._away_since
-            return replace(seen, server=Server.NOT_RUNNING, words=str(error), away_s=now - self._away_since)
+            why, away_s = self._host.node_fault(), now - self._away_since
+            return replace(seen, server=Server.NOT_RUNNING, words=str(error), away_s=away_s, start_fault=why)
         except OllamaError as error:
             self._away_since = None
             return replace(seen, server=Server.SILENT, words=str(error))

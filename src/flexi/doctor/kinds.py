@@ -380,7 +380,7 @@ UVM_MISSING = _kind(
     "the device node /dev/nvidia-uvm is missing",
     reads="`/dev/nvidia*`",
     means="CUDA finds no GPU; an instance that starts now does not get past its gate",
-    mends="{ssh} sudo nvidia-modprobe -u -c=0",
+    mends="{ssh} sudo systemctl start flexi-gpu-nodes.service",
 )
 PERSISTENCE_OFF = _kind(
     "persistence-off",

@@ -202,7 +202,7 @@ def another_card(machine: Machine, gpu: int, model: str, mib: int) -> None:
 @fault.command()
 @click.pass_obj
 def uvm(machine: Machine) -> None:
-    """The module nvidia_uvm is not loaded: an Ollama that starts now serves from the CPU."""
+    """The module nvidia_uvm is not loaded and cannot be: nvidia-smi is well, and no instance may start now."""
     machine.unload_uvm()
 
 

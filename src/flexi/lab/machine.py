@@ -19,7 +19,7 @@ from typing import Any
 from flexi.errors import FlexiError, InputError
 
 from . import cgroups, image, network, processes, ssh
-from .gpu_sim.kernel import UVM_MAJOR
+from .gpu_sim.kernel import DEVICES, UVM
 from .gpu_sim.smi import EVENT_REASONS
 from .naming import Naming
 from .platforms import PLATFORMS
@@ -40,6 +40,20 @@ XID_TEXTS = {
 """What the driver adds (NVIDIA, "Xid errors"; published logs); other codes come without words."""
 UVM_NODE = "/dev/nvidia-uvm"
 UVM_MODULE = "/sys/module/nvidia_uvm"
+# The list of devices is mounted over /proc/devices: it is written in its place, never replaced.
+UNLOAD_UVM = f"""rm -f {UVM_NODE}; touch /run/flexi-lab/uvm-off
+list=$(grep -v ' nvidia-uvm$' /{DEVICES}); echo "$list" >/{DEVICES}
+mount -o remount,rw /sys; rm -rf {UVM_MODULE}; mount -o remount,ro /sys
+"""
+"""What `modprobe -r nvidia_uvm` does in the kernel; the node goes as well, as Ubuntu's udev rule does it."""
+LOAD_UVM = f"""read major minor </{UVM}
+list=$(grep -v ' nvidia-uvm$' /{DEVICES} | sed "/^Character devices:/a $major nvidia-uvm"); echo "$list" >/{DEVICES}
+mount -o remount,rw /sys
+mkdir -p {UVM_MODULE}; echo live >{UVM_MODULE}/initstate
+mount -o remount,ro /sys
+[ -e {UVM_NODE} ] || mknod -m 666 {UVM_NODE} c $major $minor; touch /run/flexi-lab/uvm-on
+"""
+"""What `modprobe nvidia_uvm` does in the kernel, and the node."""
 LOOPBACK_RESOLVERS = ("127.", "::1")
 SSH_FAILED = 255
 """OpenSSH's exit status when it could not connect."""
@@ -357,14 +371,11 @@ class Machine:
         self.enter("sh", "-c", script, "sh", text)
 
     def unload_uvm(self) -> None:
-        """Take the module nvidia_uvm away: nvidia-smi is well, CUDA sees no GPU, and an Ollama that starts serves from
-        the CPU without an error. The next boot has it again."""
+        """Take the module nvidia_uvm away, so that it cannot be loaded: nvidia-smi is well, CUDA sees no GPU, and an
+        Ollama that were started would serve from the CPU without an error. The next boot has it again."""
         if not self._exists("/run/flexi-lab/kernel.json"):
             raise InputError(f"{self.name} has no driver running: deploy first")
-        self._writing_sys(f"rm -f {UVM_NODE}; rm -rf {UVM_MODULE}")
-
-    def _writing_sys(self, script: str) -> None:
-        self.enter("sh", "-c", f"mount -o remount,rw /sys; {script}; mount -o remount,ro /sys")
+        self.enter("sh", "-ec", UNLOAD_UVM)
 
     def replace_gpu(self, index: int, power_off: bool = True) -> str:
         """Put another card of the same model into the place of a GPU; the new card's UUID.
@@ -390,9 +401,8 @@ class Machine:
         the kernel log keeps its Xid messages until one."""
         self.enter("rm", "-f", FAULTS_FILE)
         self.enter("sh", "-c", f"systemctl stop --quiet '{FOREIGN_UNIT}*'")
-        if self._exists("/run/flexi-lab/kernel.json") and not self._exists(UVM_NODE):
-            node = f"mknod -m 666 {UVM_NODE} c {UVM_MAJOR} 0"
-            self._writing_sys(f"mkdir -p {UVM_MODULE}; echo live >{UVM_MODULE}/initstate; {node}")
+        if self._exists("/run/flexi-lab/kernel.json") and not self._exists(UVM_MODULE):
+            self.enter("sh", "-ec", LOAD_UVM)
         if self._exists(f"{USERLAND_FILE}.true"):
             self.enter("mv", f"{USERLAND_FILE}.true", USERLAND_FILE)
 

@@ -17,6 +17,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -250,8 +251,41 @@ class Driver:
         try:
             os.close(os.open(self.root / "dev" / node, os.O_RDWR | os.O_CLOEXEC))
         except OSError as error:
-            return 0 if error.errno in (errno.ENXIO, errno.ENODEV) else error.errno or errno.EIO
+            if error.errno not in (errno.ENXIO, errno.ENODEV):
+                return error.errno or errno.EIO
+        if node == "nvidia-uvm":
+            classes = self._text("run/flexi-lab/devices")
+            if classes and not re.search(r" nvidia-uvm$", classes, re.MULTILINE):
+                return errno.ENXIO  # a node that was left behind
+            return errno.EPERM if self._began_without_uvm() else 0
         return 0
+
+    def _began_without_uvm(self) -> bool:
+        """Whether this process's unit has a device cgroup from a time when nvidia-uvm was not loaded.
+
+        systemd looks the names of DeviceAllow= up in /proc/devices once, before a unit's first program (src/core/
+        bpf-devices.c). Where control groups of version 1 are read-only nothing enforces that: this does.
+        """
+        groups = re.findall(
+            r"^\d+:(?:name=systemd)?:.*/([^/\n]+\.service)$", self._text("proc/self/cgroup"), re.MULTILINE
+        )
+        unit = groups[0] if groups else ""
+        template = re.sub(r"@.*\.service$", "@.service", unit)
+        if "DevicePolicy=closed" not in self._text(f"etc/systemd/system/{template}"):
+            return False
+        try:
+            # systemd makes this link with the first program of a start (unit_export_state_files in src/core/unit.c).
+            began = (self.root / f"run/systemd/units/invocation:{unit}").lstat().st_mtime_ns
+            unloaded, loaded = ((self.root / f"run/flexi-lab/uvm-{what}").stat().st_mtime_ns for what in ("off", "on"))
+        except FileNotFoundError:
+            return False  # no unit, or always loaded
+        return unloaded <= began <= loaded
+
+    def _text(self, path: str) -> str:
+        try:
+            return (self.root / path).read_text(encoding="utf-8")
+        except OSError:
+            return ""
 
 
 def _not_loaded() -> DriverError:

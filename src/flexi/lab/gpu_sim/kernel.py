@@ -28,8 +28,13 @@ from .driver import Driver
 
 NVIDIA_MAJOR = 195
 """The character devices' major number (Linux: Documentation/admin-guide/devices.txt)."""
-UVM_MAJOR = 510
-"""Dynamic on real machines; any number without a driver behind it does here."""
+UVM_DEVICES = {"fuse": (10, 229), "tun": (10, 200)}
+"""Devices of Linux's own (Documentation/admin-guide/devices.txt; names as in /proc/misc) of which one stands in for
+nvidia-uvm, so that the node can really be opened, and is really refused where a device cgroup does not allow it."""
+ZERO = (1, 5)
+"""/dev/zero, where there is none of these: it can be opened, but every device cgroup allows it."""
+FRONTEND_BEFORE = 545
+"""The branch since which the cards' class is not nvidia-frontend any more (NVIDIA, open-gpu-kernel-modules, nv.c)."""
 EVERYONE = 0o666
 
 MODPROBE_D = ("etc/modprobe.d", "run/modprobe.d", "usr/local/lib/modprobe.d", "lib/modprobe.d")
@@ -41,6 +46,10 @@ PCI_IDS = {"NVIDIA RTX A5000": ("0x2231", "0x030000"), "NVIDIA A40": ("0x2235", 
 """Device and class (pci.ids; the workstation card is a display controller, the other has no outputs in use)."""
 OSRELEASE = "run/flexi-lab/osrelease"
 PCI = "run/flexi-lab/pci"
+DEVICES = "run/flexi-lab/devices"
+"""What stands in the place of /proc/devices."""
+UVM = "run/flexi-lab/uvm"
+"""Numbers of the node /dev/nvidia-uvm: major and minor."""
 MODULES = "run/flexi-lab/modules"
 
 MakeNode = Callable[[Path, int, int], None]
@@ -99,13 +108,18 @@ def load(root: Path, node: MakeNode = make_node) -> str | None:
         return None
     state = root / "run/flexi-lab"
     (state / "proc-driver/nvidia/gpus").mkdir(parents=True, exist_ok=True)
+    uvm = uvm_device()
+    (root / UVM).write_text("{} {}\n".format(*uvm))
+    (root / DEVICES).write_text(_proc_devices(version, uvm[0]))
     for card in cards:
         information = state / "proc-driver/nvidia/gpus" / card["pci_bus_id"].lower()[4:] / "information"
         information.parent.mkdir(exist_ok=True)
-        information.write_text(f"Model: \t\t {card['name']}\nGPU UUID: \t {card['uuid']}\n")
+        information.write_text(
+            f"Model: \t\t {card['name']}\nGPU UUID: \t {card['uuid']}\nDevice Minor: \t {card['index']}\n"
+        )
         node(root / f"dev/nvidia{card['index']}", NVIDIA_MAJOR, int(card["index"]))
     node(root / "dev/nvidiactl", NVIDIA_MAJOR, 255)
-    node(root / "dev/nvidia-uvm", UVM_MAJOR, 0)
+    node(root / "dev/nvidia-uvm", *uvm)
     (state / "proc-driver/nvidia/version").write_text(
         f"NVRM version: NVIDIA UNIX x86_64 Kernel Module  {version}  (simulated)\nGCC version:  none\n"
     )
@@ -123,6 +137,7 @@ def main() -> int:
         return 0
     print(f"NVRM: loading NVIDIA UNIX x86_64 Kernel Module  {version}")
     subprocess.run(["mount", "--bind", "/run/flexi-lab/proc-driver", "/proc/driver"], check=True)
+    subprocess.run(["mount", "--bind", root / DEVICES, "/proc/devices"], check=True)
     # udev's rule for the card does this on a real machine.
     if Path("/lib/systemd/system/nvidia-persistenced.service").exists():
         subprocess.run(["systemctl", "start", "--no-block", "nvidia-persistenced.service"], check=False)
@@ -158,6 +173,19 @@ def make_kernel_log() -> None:
     # The journal's daemon writes into it before it reads, and would wait for a reader for ever.
     with open(os.open(KMSG, os.O_RDWR), "r+b", buffering=0) as pipe:
         subprocess.Popen(["sleep", "infinity"], stdin=pipe, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def uvm_device(misc: Path = Path("/proc/misc")) -> tuple[int, int]:
+    """Major and minor number of the device that stands in for nvidia-uvm on this kernel."""
+    names = misc.read_text().split()[1::2] if misc.exists() else []
+    return next((number for name, number in UVM_DEVICES.items() if name in names), ZERO)
+
+
+def _proc_devices(version: str, uvm_major: int, real: Path = Path("/proc/devices")) -> str:
+    """/proc/devices of this kernel with the driver's classes, first of the character devices."""
+    cards = ("nvidia-frontend",) if int(version.split(".")[0]) < FRONTEND_BEFORE else ("nvidia", "nvidiactl")
+    lines = [f"{NVIDIA_MAJOR} {name}" for name in cards] + [f"{uvm_major:3} nvidia-uvm"]
+    return real.read_text().replace("Character devices:\n", "\n".join(["Character devices:", *lines, ""]), 1)
 
 
 def _fill_pci(directory: Path, cards: Sequence[dict[str, Any]], driver: str | None) -> None:
