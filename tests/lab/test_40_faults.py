@@ -68,7 +68,7 @@ def test_an_instance_does_not_start_on_a_gpu_that_requires_a_reset(healthy: Site
     port = site.plan.host("server-b").agent
     assert port is not None
     asked = f"bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port.check_port}; echo {instance.group} >&3; head -n 1 <&3'"
-    assert "down" in site.ssh("server-b", asked).stdout
+    until(lambda: "down" in site.ssh("server-b", asked).stdout, 30, "the agent answers the gateway's check with down")
 
 
 def test_a_warning_of_nvidia_smi_stops_nothing(healthy: Site) -> None:

@@ -174,15 +174,20 @@ def gate(env_file: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def with_nodes(root: Path) -> Path:
+    """A root whose /dev/nvidia-uvm can be opened: the node of /dev/null, whose major number is 1."""
+    (root / "dev").mkdir()
+    (root / "dev/nvidia-uvm").symlink_to("/dev/null")
+    (root / "proc").mkdir()
+    (root / "proc/devices").write_text("Character devices:\n  1 nvidia-uvm\n\nBlock devices:\n")
+    return root
+
+
 def test_the_gate_opens_only_when_every_gpu_is_visible(smi: Path, tmp_path: Path) -> None:
     env_file = tmp_path / "a.env"
     env_file.write_text(f"CUDA_VISIBLE_DEVICES={','.join(UUIDS)}\n")
     say(smi, "\n".join(smi_line(index, uuid) for index, uuid in enumerate(UUIDS)))
-    (tmp_path / "dev").mkdir()
-    (tmp_path / "dev/nvidia-uvm").symlink_to("/dev/null")
-    (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/devices").write_text("Character devices:\n  1 nvidia-uvm\n\nBlock devices:\n")
-    assert gate_module.refusal(env_file, tmp_path) is None
+    assert gate_module.refusal(env_file, with_nodes(tmp_path)) is None
 
     say(smi, smi_line(0, UUIDS[0]))
     shut = gate(env_file)
@@ -214,7 +219,7 @@ def test_a_gpu_that_requires_a_reset_shuts_the_gate_of_its_group_only(smi: Path,
     well, broken = tmp_path / "a.env", tmp_path / "b.env"
     well.write_text(f"CUDA_VISIBLE_DEVICES={seen_uuid(0)}\n")
     broken.write_text(f"CUDA_VISIBLE_DEVICES={seen_uuid(0)},{seen_uuid(1)}\n")
-    assert gate(well).returncode == 0
+    assert gate_module.refusal(well, with_nodes(tmp_path)) is None
     shut = gate(broken)
     assert shut.returncode == 1
     assert shut.stderr == (

@@ -67,7 +67,7 @@ class Rig:
         client = Ollama(ollama.url, Timeouts(answer_s=0.2, store_s=0.5, load_s=5, pull_s=5))
         self.node_fault: str | None = None
         there = downloads or Downloads([config])
-        host = Host(lambda: self.report, there, obtain, self.log.append, lambda: self.node_fault)
+        host = Host(lambda: self.report, there, obtain, self.log.append, node_fault=lambda: self.node_fault)
         self.keeper = Keeper(config, client, host, self.board.put, 0.1, pace)
         self.keeper.start()
 

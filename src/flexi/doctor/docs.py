@@ -25,17 +25,21 @@ SSH, run by `sudo`; it needs nothing on the host but what a minimal installation
 and on one that was deployed halfway. Each step of it is bounded in time. What hangs in the kernel all the same ends the
 look after two minutes; what was learnt until then is judged.
 
-`verify` asks whether the service is as promised; the doctor asks why not, and what will break next.
+`verify` asks whether the service is as promised; the doctor asks why not, and what will break next. It also
+looks at the service as a whole, as `status` does: agents, HAProxy, the keys that it knows, the ledger, the
+chat, every service that a host is held to. Where it finds no error, it runs the health checks of the gateway
+and the chat before it says that nothing is wrong; one that fails is the finding `check-fails`.
 
 | exit status | meaning |
 | --- | --- |
-| 0 | nothing is wrong |
-| 1 | there are findings, errors or warnings |
+| 0 | the site is well; there may be warnings |
+| 1 | there is an error |
 | 2 | the input is wrong (site file, arguments) |
 
-An **error** costs users something now or with the next reboot; a **warning** will if nothing is done. On a host that
-flexi was never deployed to only its own state is judged: the system, the clock, the disks, and a driver that somebody
-else has installed.
+`status`, `verify` and the doctor have [one verdict](monitoring.md#is-the-site-well). An **error** costs users
+something now, with the next reboot, or with an upgrade that nobody watches; a **warning** is worth a look. On a
+host that flexi was never deployed to only its own state is judged: the system, the clock, the disks, and a
+driver that somebody else has installed.
 
 ## Findings
 
