@@ -11,10 +11,10 @@ from pyinfra.api import deploy
 from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import files, systemd
 
-from flexi.agent_config import agent_config
-from flexi.agent_package import build
+from flexi.configs.agent import agent_config
+from flexi.configs.host_package import build
 from flexi.operations.applying import applied
-from flexi.plan.model import HostPlan
+from flexi.plan.model.site import HostPlan
 from roles.users import service_user
 
 PACKAGE = "/opt/flexi/flexi-agent.pyz"

@@ -4,13 +4,14 @@ from pyinfra import host
 from pyinfra.api import deploy
 from pyinfra.operations import files, server
 
+from flexi.configs.rendering import render
 from flexi.operations.applying import applied
 from flexi.operations.apt_sources import source_added
 from flexi.operations.failover import KEEPALIVED, OURS
 from flexi.operations.packages import installed, signing_key, time_daemon
 from flexi.operations.retiring import retired, sources_retired
-from flexi.plan.model import BasePlan, HostPlan
-from flexi.rendering import render
+from flexi.plan.model.base import BasePlan
+from flexi.plan.model.site import HostPlan
 
 APT_PROXY = "/etc/apt/apt.conf.d/52flexi-proxy"
 APT_ONLY = "/etc/apt/apt.conf.d/51flexi-sources"

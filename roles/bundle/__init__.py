@@ -4,7 +4,7 @@ from pyinfra.api import deploy
 from pyinfra.operations import files
 
 from flexi.operations.bundle import received
-from flexi.plan.model import HostPlan
+from flexi.plan.model.site import HostPlan
 
 SOURCES = "/etc/flexi/apt-bundle.sources"
 

@@ -10,7 +10,7 @@ from pyinfra.api import deploy
 from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import files, systemd
 
-from flexi.chat_package import build
+from flexi.configs.chat_package import build
 from flexi.operations.applying import applied
 from flexi.operations.chat import (
     CURRENT_DIGEST,
@@ -22,10 +22,10 @@ from flexi.operations.chat import (
     previous_chat,
 )
 from flexi.operations.packages import installed
-from flexi.plan.chat_model import AgreementPlan, ChatHostPlan, ChatPlan
-from flexi.plan.chat_settings import DATA, PROGRAMS, environment_file
-from flexi.plan.chat_sign_in import AGREEMENT
-from flexi.plan.model import Plan
+from flexi.plan.build.chat_settings import DATA, PROGRAMS, environment_file
+from flexi.plan.build.chat_sign_in import AGREEMENT
+from flexi.plan.model.chat import AgreementPlan, ChatHostPlan, ChatPlan
+from flexi.plan.model.site import Plan
 from roles.chat import cleaning, database, sign_in
 from roles.users import service_user
 

@@ -1,4 +1,4 @@
-"""Once a day: what the chat need not keep any longer goes (`flexi.chathost.cleaning`)."""
+"""Once a day: what the chat need not keep any longer goes (`flexi_chat.cleaning`)."""
 
 from pyinfra import host
 from pyinfra.api import deploy

@@ -6,13 +6,13 @@ from pyinfra import host
 from pyinfra.api import deploy
 from pyinfra.operations import files, systemd
 
-from flexi import chat_files
-from flexi.chat_place import place
+from flexi.components import chat as chat_files
+from flexi.local_files.chat_place import place
 from flexi.operations.applying import applied
 from flexi.operations.chat_database import chats_stay_seen, database_made, redis_installed
 from flexi.operations.packages import installed
 from flexi.operations.retiring import retired
-from flexi.plan.chat_model import ChatDatabasePlan, ChatPlan
+from flexi.plan.model.chat import ChatDatabasePlan, ChatPlan
 
 HEALING = "/etc/systemd/system/postgresql@.service.d/flexi.conf"
 REDIS = "flexi-chat-redis.service"

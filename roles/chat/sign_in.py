@@ -8,17 +8,18 @@ from pyinfra.api import deploy
 from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import files, systemd
 
-from flexi import chat_files, chat_supplies
+from flexi.components import chat as chat_files
+from flexi.configs.rendering import render
+from flexi.local_files import chat as chat_supplies
 from flexi.operations.applying import applied
 from flexi.operations.certificate import secret_file
 from flexi.operations.chat import chat_proof
 from flexi.operations.chat_front import front_checked
 from flexi.operations.packages import installed
 from flexi.operations.retiring import retired
-from flexi.plan.chat_model import ChatPlan, TrustedHeadersPlan
-from flexi.plan.chat_settings import environment_file
-from flexi.plan.chat_sign_in import LDAP_CA
-from flexi.rendering import render
+from flexi.plan.build.chat_settings import environment_file
+from flexi.plan.build.chat_sign_in import LDAP_CA
+from flexi.plan.model.chat import ChatPlan, TrustedHeadersPlan
 
 FRONT = "flexi-chat-front.service"
 FRONT_UNIT = f"/etc/systemd/system/{FRONT}"

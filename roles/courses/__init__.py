@@ -3,11 +3,11 @@
 from pyinfra.api import deploy
 from pyinfra.operations import files, systemd
 
-from flexi import chat_files
+from flexi.components import chat as chat_files
 from flexi.operations.applying import applied
 from flexi.operations.courses import TIMER, courses_converged, courses_file, material_brought
-from flexi.plan.chat_model import ChatPlan
-from flexi.plan.courses_model import COURSES_FILE, COURSES_STORE
+from flexi.plan.model.chat import ChatPlan
+from flexi.plan.model.courses import COURSES_FILE, COURSES_STORE
 
 UNITS = ("flexi-courses.service", TIMER)
 

@@ -6,10 +6,10 @@ Ollama brings its CUDA runtime with it; the toolkit is for people who compile on
 from pyinfra.api import deploy
 from pyinfra.operations import files
 
+from flexi.configs.rendering import render
 from flexi.operations.apt_sources import source_added
 from flexi.operations.packages import installed, signing_key
-from flexi.plan.model import CudaPlan
-from flexi.rendering import render
+from flexi.plan.model.cuda import CudaPlan
 
 KEYRING = "/etc/apt/keyrings/flexi-cuda.asc"
 

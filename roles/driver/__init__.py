@@ -18,7 +18,8 @@ from flexi.operations.packages import (
     updated,
 )
 from flexi.operations.rebooting import reboot_permitted, rebooted
-from flexi.plan.model import DriverPlan, HostPlan
+from flexi.plan.model.driver import DriverPlan
+from flexi.plan.model.site import HostPlan
 
 NOUVEAU = "/etc/modprobe.d/flexi-nouveau.conf"
 NODES = "flexi-gpu-nodes.service"

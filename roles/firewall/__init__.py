@@ -6,10 +6,10 @@ The rules live in a table of their own, replaced in one atomic step, so that oth
 from pyinfra.api import deploy
 from pyinfra.operations import files, systemd
 
+from flexi.configs.rendering import render
 from flexi.operations.applying import applied
 from flexi.operations.system import firewall_raised, validated_file
-from flexi.plan.model import HostPlan
-from flexi.rendering import render
+from flexi.plan.model.site import HostPlan
 
 RULES = "/etc/flexi/firewall.nft"
 UNIT = "/etc/systemd/system/flexi-firewall.service"

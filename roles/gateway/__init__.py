@@ -12,16 +12,18 @@ from pyinfra.api import deploy
 from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import files, systemd
 
-from flexi.agent_config import catalogue_config
-from flexi.gateway_files import FOLLOW_KEYS, KEYS_MAP, KEYS_STAMP, MAPS, keys_map
-from flexi.guard_config import guard_config
+from flexi.catalog.consumers import HEALTH_CONSUMER
+from flexi.configs.agent import catalogue_config
+from flexi.configs.gateway import FOLLOW_KEYS, KEYS_MAP, KEYS_STAMP, MAPS, keys_map
+from flexi.configs.guard import guard_config
+from flexi.configs.rendering import render
 from flexi.operations.applying import applied
 from flexi.operations.chat import chat_known
 from flexi.operations.gateway import health_key
 from flexi.operations.packages import installed
 from flexi.operations.system import validated_file
-from flexi.plan.model import HEALTH_CONSUMER, GatewayPlan, Plan
-from flexi.rendering import render
+from flexi.plan.model.gateway import GatewayPlan
+from flexi.plan.model.site import Plan
 from roles.agent import PACKAGE
 from roles.gateway import certificate, failover, ledger
 from roles.users import service_user

@@ -4,7 +4,8 @@ from pyinfra.api import deploy
 from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import files, systemd
 
-from flexi.certificates import external_account, pem
+from flexi.configs.rendering import render
+from flexi.local_files.certificates import external_account, pem
 from flexi.operations.certificate import (
     PROGRAM,
     certificate_brought,
@@ -12,8 +13,7 @@ from flexi.operations.certificate import (
     certificate_ordered,
     secret_file,
 )
-from flexi.plan.model import GatewayPlan
-from flexi.rendering import render
+from flexi.plan.model.gateway import GatewayPlan
 
 SETTINGS = "/etc/flexi/certbot.ini"
 TIMER = "certbot.timer"

@@ -8,12 +8,12 @@ from pyinfra.api import deploy
 from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import systemd
 
+from flexi.configs.rendering import render
 from flexi.operations.applying import applied
 from flexi.operations.failover import KEEPALIVED, OURS, failover_settings, gateway_serves
 from flexi.operations.retiring import retired
 from flexi.operations.turns import GATEWAYS, turn_begun
-from flexi.plan.model import Plan
-from flexi.rendering import render
+from flexi.plan.model.site import Plan
 
 SETTINGS = "/etc/keepalived/keepalived.conf"
 

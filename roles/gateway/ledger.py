@@ -8,9 +8,9 @@ from pyinfra.api import deploy
 from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import files, systemd
 
-from flexi.agent_config import ledger_config
+from flexi.configs.agent import ledger_config
 from flexi.operations.applying import applied
-from flexi.plan.model import Plan
+from flexi.plan.model.site import Plan
 from roles.agent import PACKAGE
 from roles.users import service_user
 

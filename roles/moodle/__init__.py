@@ -3,7 +3,7 @@
 from pyinfra.api import deploy
 
 from flexi.operations.moodle import provider_set_up
-from flexi.plan.moodle_model import MoodleHostPlan, MoodlePlan
+from flexi.plan.model.moodle import MoodleHostPlan, MoodlePlan
 
 
 @deploy("Moodle")

@@ -19,7 +19,8 @@ from flexi.operations.ollama import (
 from flexi.operations.packages import installed
 from flexi.operations.retiring import retired
 from flexi.operations.stores import surplus_removed
-from flexi.plan.model import HostPlan, InstancePlan, OllamaPlan, Plan
+from flexi.plan.model.ollama import InstancePlan, OllamaPlan
+from flexi.plan.model.site import HostPlan, Plan
 
 HOMES = "/var/lib/ollama"
 UNIT = "/etc/systemd/system/ollama@.service"

@@ -5,11 +5,11 @@ from pyinfra.api import deploy
 from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import files
 
-from flexi import chat_files
+from flexi.components import chat
 from flexi.operations.failover import KEEPALIVED, OURS
 from flexi.operations.packages import unheld_but
 from flexi.operations.retiring import forgotten, retired, unmasked
-from flexi.plan.model import HostPlan
+from flexi.plan.model.site import HostPlan
 from roles.base import GATEWAY_MARK, HOSTS_MARKER
 
 SERVICES = (
@@ -94,7 +94,7 @@ def forget(purge: bool) -> None:
     """What is left of flexi; with `purge` models and chats as well. The driver and other packages stay, not on hold."""
     unheld_but(name="Let go of all packages", packages=())
     retired(name="Take the firewall down", pattern=FIREWALL, keep=())
-    unmasked(name="Leave Apache to its package", path=APACHE, only_with=chat_files.SETTINGS)
+    unmasked(name="Leave Apache to its package", path=APACHE, only_with=chat.SETTINGS)
     files.block(name="Forget the site's hosts", path="/etc/hosts", present=False, marker=HOSTS_MARKER)
     forgotten(name="Remove flexi's files", patterns=FILES)
     if purge:

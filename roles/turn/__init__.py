@@ -6,10 +6,10 @@ from pyinfra import host
 from pyinfra.api import deploy
 from pyinfra.api.operation import OperationMeta
 
-from flexi.facts import ActiveInstances
+from flexi.facts.ollama import ActiveInstances
 from flexi.operations.draining import returned
 from flexi.operations.turns import turn_begun, turn_number, turns
-from flexi.plan.model import HostPlan, Plan
+from flexi.plan.model.site import HostPlan, Plan
 
 
 def number(plan: Plan, name: str) -> int:

@@ -1,4 +1,4 @@
-from flexi.cli import main
+from flexi.cli.main import main
 
 if __name__ == "__main__":
     main()

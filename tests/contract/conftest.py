@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from flexi.data import CATALOGUE
+from flexi.catalog import CATALOGUE
 from flexi.lab.ollama_sim import catalogue, registry, testing
 
 REAL_URL = os.environ.get("FLEXI_OLLAMA_URL", "")

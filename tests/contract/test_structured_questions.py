@@ -9,12 +9,12 @@ import pytest
 from click.testing import CliRunner
 from lxml import etree
 
+from flexi.cli.questions import questions
 from flexi.paths import ROOT
 from flexi.questions.chat import Chat, GatewayError
-from flexi.questions.commands import questions
 
 MATERIAL = ROOT / "inventory/lab/courses"
-SCHEMA = etree.XMLSchema(etree.parse(ROOT / "tests/unit/moodle-questions.xsd"))
+SCHEMA = etree.XMLSchema(etree.parse(ROOT / "tests/unit/questions/moodle-questions.xsd"))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from subjects import Hosts, Resident, Route
 from testinfra.host import Host
 
 from flexi.plan import build_plan
-from flexi.plan.model import HostPlan, Plan
+from flexi.plan.model.site import HostPlan, Plan
 from flexi.site import load_site
 
 

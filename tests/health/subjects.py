@@ -8,8 +8,10 @@ import pytest
 import testinfra
 from testinfra.host import Host
 
-from flexi import remote
-from flexi.plan.model import Backend, HostPlan, InstancePlan, ModelOnInstance, Plan
+from flexi.plan.model.gateway import Backend
+from flexi.plan.model.ollama import InstancePlan, ModelOnInstance
+from flexi.plan.model.site import HostPlan, Plan
+from flexi.ssh import remote
 
 
 @dataclass(frozen=True)

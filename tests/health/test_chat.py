@@ -8,15 +8,15 @@ import pytest
 from subjects import Hosts
 from testinfra.host import Host
 
-from flexi.chat_facts import COURSES, CourseBots
-from flexi.chat_programs import chat_program
-from flexi.chathost.courses_wanted import difference
-from flexi.courses_config import courses_config
-from flexi.facts import ChatReleases
-from flexi.gateway_files import curl_here
+from flexi.components.chat_programs import chat_program
+from flexi.configs.courses import courses_config
+from flexi.configs.gateway import curl_here
+from flexi.facts.chat import COURSES, CourseBots
+from flexi.facts.releases import ChatReleases
 from flexi.operations.chat import SECRETS
 from flexi.operations.courses import digests
-from flexi.plan.model import Plan
+from flexi.plan.model.site import Plan
+from flexi_chat.courses.wanted import difference
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from flexi import doctor
 from flexi.doctor import Examination
-from flexi.plan.model import HostPlan, Plan
+from flexi.plan.model.site import HostPlan, Plan
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,8 @@ import pytest
 from subjects import Hosts, Route
 from testinfra.host import Host
 
-from flexi.gateway_files import FOLLOW_KEYS, HEALTH_HEADER, KEYS_MAP, curl_here, keys_map
-from flexi.plan.model import Plan
+from flexi.configs.gateway import FOLLOW_KEYS, HEALTH_HEADER, KEYS_MAP, curl_here, keys_map
+from flexi.plan.model.site import Plan
 
 WITH_KEY = f"-H @{HEALTH_HEADER}"
 PROBE_TOKENS = 8

@@ -10,10 +10,11 @@ import pytest
 from subjects import Hosts
 from testinfra.host import Host
 
-from flexi.agent import smi
-from flexi.agent.smi import Cards
-from flexi.plan.model import HostPlan, InstancePlan
-from flexi.truth import SMI, parse_cards
+from flexi.plan.model.ollama import InstancePlan
+from flexi.plan.model.site import HostPlan
+from flexi.probe import SMI, parse_cards
+from flexi_host.agent import smi
+from flexi_host.agent.smi import Cards
 
 PERSISTENCE = ("index", "uuid", "persistence_mode")
 

@@ -8,14 +8,8 @@ from collections.abc import Iterable
 import pytest
 from testinfra.host import Host
 
-from flexi.expectations import (
-    MAX_CLOCK_OFFSET_S,
-    MAX_DISK_USE_PERCENT,
-    STARTS_BY_ITSELF,
-    TIME_DAEMONS,
-    units,
-)
-from flexi.plan.model import HostPlan
+from flexi.health.expectations import MAX_CLOCK_OFFSET_S, MAX_DISK_USE_PERCENT, STARTS_BY_ITSELF, TIME_DAEMONS, units
+from flexi.plan.model.site import HostPlan
 
 
 def test_reachable(target: Host) -> None:

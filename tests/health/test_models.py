@@ -9,8 +9,9 @@ import socket
 import pytest
 from subjects import Hosts, Resident
 
-from flexi import remote
-from flexi.plan.model import InstancePlan, Plan
+from flexi.plan.model.ollama import InstancePlan
+from flexi.plan.model.site import Plan
+from flexi.ssh import remote
 
 FOR_EVER_YEAR = 2100
 """keep_alive -1 makes Ollama show a time 292 years ahead; any year beyond this one means for ever."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from lab_site import UP_TIMEOUT_S, Figure, Site, flexi, parse_env
 
-from flexi.lab.lab import Lab
+from flexi.lab.lifecycle import Lab
 from flexi.paths import ROOT
 
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from flexi.lab.lab import Lab
+from flexi.lab.lifecycle import Lab
 from flexi.paths import ROOT
 from flexi.plan import build_plan
-from flexi.plan.model import Plan
+from flexi.plan.model.site import Plan
 from flexi.site import load_site
 
 UP_TIMEOUT_S = 1200

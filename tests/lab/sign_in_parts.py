@@ -24,7 +24,7 @@ from cryptography.x509.oid import NameOID
 from lab_site import run, until
 
 from flexi.lab import cache, network
-from flexi.lab.lab import Lab
+from flexi.lab.lifecycle import Lab
 from flexi.lab.topology import SERVICES_ADDRESS
 
 PACKAGES = ("slapd", "libldap-2.5-0", "libsasl2-2", "libltdl7", "libwrap0", "libodbc2")

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from flexi.catalog.platforms import PLATFORMS
+from flexi.configs.rendering import render
 from flexi.lab.image import host_sources
 from flexi.plan import build_plan
-from flexi.plan.model import HostPlan
-from flexi.plan.platforms import PLATFORMS
-from flexi.rendering import render
+from flexi.plan.model.site import HostPlan
 from flexi.site import load_site
 
 SITE = """\

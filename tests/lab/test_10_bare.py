@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from lab_site import Site, flexi
 
-from flexi.lab.lab import Lab
+from flexi.lab.lifecycle import Lab
 
 WATCHED = "/etc /opt /usr /var/lib"
 SNAPSHOT = f"sudo find {WATCHED} -xdev -not -path '/var/lib/systemd/*' -printf '%p %T@ %s\\n' | sort | sha256sum"

@@ -10,19 +10,7 @@ import ollama
 import openai
 import pytest
 from lab_site import Figure, Site, access_log, flexi, until
-
-
-def model_of(site: Site, host: str) -> str:
-    """A generating model that only this host has."""
-    for backend in site.plan.gateway.backends:
-        groups = {server.group for server in backend.servers}
-        instances = [instance for instance in site.plan.instances if instance.group in groups]
-        if {instance.host for instance in instances} != {host}:
-            continue
-        model = next(m for m in instances[0].models if m.name == backend.model)
-        if not model.embedding and (model.tokens_per_second or 0) > 40:
-            return backend.model
-    raise AssertionError(f"the lab has no quick model on {host} alone")
+from models import model_of
 
 
 def test_a_second_deploy_changes_nothing(site: Site) -> None:

@@ -20,8 +20,8 @@ from lab_site import Figure, Site, access_log, flexi, until
 
 from flexi.keys.gateways import tell
 from flexi.keys.store import KeysStore
-from flexi.plan.model import Consumer, Grant
 from flexi.site import load_site
+from flexi.site.consumers import Consumer, Grant
 from flexi.site.keys import consumers
 
 MODEL = "phi3:3.8b"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from lab_site import Figure, Site, flexi, until
-from test_20_service import model_of
+from models import model_of
 
 
 def test_a_killed_instance_comes_back(site: Site, figure: Figure) -> None:

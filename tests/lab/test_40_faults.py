@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from lab_site import Site, flexi, until
-from test_20_service import model_of
+from models import model_of
 
 from flexi.lab.machine import LOAD_UVM
 

@@ -275,7 +275,7 @@ _CHANGES = """
 import hashlib, os, subprocess, sys
 sys.path.insert(0, "/opt/flexi/flexi-agent.pyz")
 from pathlib import Path
-from flexi_agent.haproxy_map import follow
+from flexi_host.haproxy.map_file import follow
 keys, socket = Path("/etc/haproxy/flexi/keys.map"), Path("/run/haproxy/admin.sock")
 before = keys.read_text()
 changes, reloads = int(sys.argv[1]), int(sys.argv[2])

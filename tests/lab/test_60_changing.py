@@ -44,7 +44,7 @@ def test_one_server_with_two_groups_and_the_gateway(site: Site) -> None:
 
 
 def test_another_ollama_and_back_without_a_download(site: Site) -> None:
-    """docs/operations.md: a version that is still unpacked needs no archive, so none is there the second time."""
+    """docs/admin/operations.md: a version that is still unpacked needs no archive, so none is there the second time."""
     older = changed(site, "version: 0.24.0", "version: 0.23.4", "older")
     reject = "ip daddr 10.87.0.2 tcp dport 80 reject"
     away = f"table inet away {{\n chain output {{\n type filter hook output priority 0;\n {reject}\n }}\n}}\n"

@@ -14,7 +14,7 @@ import pytest
 from lab_site import Done, flexi, run, until
 
 from flexi.lab import image
-from flexi.lab.lab import Lab
+from flexi.lab.lifecycle import Lab
 from flexi.lab.network import uplink_number
 from flexi.lab.platforms import PLATFORMS
 

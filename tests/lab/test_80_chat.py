@@ -11,7 +11,7 @@ from browser import PATIENCE_MS, Person, chromium, person
 from lab_site import Figure, Site, access_log, flexi, run, until
 from playwright.sync_api import Browser, Error, expect
 
-from flexi.accounts import lab as account
+from flexi.lab import chat_account as account
 from flexi.lab.topology import STUDENT
 
 pytestmark = pytest.mark.usefixtures("site")

@@ -12,8 +12,8 @@ import pytest
 from chat_person import Member, member
 from lab_site import Change, Figure, Site, access_log, changed, flexi, until
 
-from flexi.chat_programs import chat_program
-from flexi.plan.chat_model import CHAT_CONSUMER
+from flexi.catalog.consumers import CHAT_CONSUMER
+from flexi.components.chat_programs import chat_program
 
 pytestmark = pytest.mark.usefixtures("site")
 

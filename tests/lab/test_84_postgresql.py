@@ -63,7 +63,7 @@ def wide(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wide]
 
 
 VERSIONS = {"debian-12": "15", "ubuntu-22.04": "14", "ubuntu-24.04": "16"}
-"""PostgreSQL of each platform (docs/chat-database.md)."""
+"""PostgreSQL of each platform (docs/chat/database.md)."""
 
 
 def root(site: Site, script: str) -> str:
@@ -134,7 +134,7 @@ HELD = (
 )
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
 KILL = """
-ours=$(pgrep -f 'python -P -m flexi.chathost.restore')
+ours=$(pgrep -f 'python -P -m flexi_chat.backup.restore')
 theirs=$(for each in $ours; do pgrep -P $each; done)
 kill -KILL $ours $theirs
 """

@@ -22,8 +22,8 @@ from lab_site import Site, another, flexi
 from flexi.moodle import provider
 from flexi.moodle.provider import Report
 from flexi.paths import ROOT
-from flexi.plan.moodle_model import MoodleAction, MoodleHostPlan, MoodlePlan
-from flexi.plan.ssh_model import SshPlan
+from flexi.plan.model.moodle import MoodleAction, MoodleHostPlan, MoodlePlan
+from flexi.plan.model.ssh import SshPlan
 
 HERE = "server-b"
 """Which machine stands for Moodle's."""

@@ -9,7 +9,7 @@ import pytest
 
 from flexi.paths import INVENTORY, ROOT
 from flexi.plan import build_plan
-from flexi.plan.model import Plan
+from flexi.plan.model.site import Plan
 from flexi.site import Site, load_site
 
 MakeSite = Callable[..., Site]

@@ -16,7 +16,7 @@ import pytest
 from flexi.inventory import host_data
 from flexi.paths import INVENTORY
 from flexi.plan import Plan, build_plan
-from flexi.plan.build import model_spellings
+from flexi.plan.build.gateway import model_spellings
 from flexi.site import Site, load_site
 
 GOLDEN = Path(__file__).parent / "golden"

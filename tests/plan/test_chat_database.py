@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from flexi.chat_place import place
 from flexi.errors import InputError
+from flexi.local_files.chat_place import place
 from flexi.plan import build_plan
-from flexi.plan.chat_database import POSTGRES, database_environment, database_plan
-from flexi.plan.chat_model import ChatPlan
-from flexi.plan.needs import package_set
+from flexi.plan.build.chat_database import POSTGRES, database_environment, database_plan
+from flexi.plan.build.needs import package_set
+from flexi.plan.model.chat import ChatPlan
 from flexi.site import load_site
 
 SITE = """\

@@ -7,10 +7,10 @@ from typing import cast
 
 import pytest
 
-from flexi.data import CATALOGUE, ModelFacts
+from flexi.catalog import CATALOGUE, ModelFacts
+from flexi.catalog.fit import CONTEXT_BYTES, MIB, Load, fit, load, order_that_fits
 from flexi.lab.ollama_sim import catalogue, estimate
 from flexi.lab.ollama_sim.store import Model
-from flexi.plan.fit import CONTEXT_BYTES, MIB, Load, fit, load, order_that_fits
 
 A5000 = 24564 * MIB
 A40 = 46068 * MIB

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from flexi.plan import build_plan
-from flexi.plan.model import FirewallRule, Plan
+from flexi.plan.model.firewall import FirewallRule
+from flexi.plan.model.site import Plan
 from flexi.site import Site
 
 MakeSite = Callable[..., Site]

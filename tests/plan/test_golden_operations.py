@@ -17,19 +17,20 @@ from types import CodeType
 from typing import get_type_hints
 
 import pytest
-from model_host import KERNEL, File, ModelHost, answering
 from pyinfra.api import Config, Inventory, State, arguments, connectors
 from pyinfra.api.connect import connect_all
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.host import HostData
 from pyinfra.api.operations import run_ops
 from pyinfra.context import ctx_host, ctx_state
+from support.model_host import KERNEL, File, ModelHost, answering
 
-from flexi.facts import REBOOT_MARK, LocalTime
+from flexi.catalog.platforms import PLATFORMS
+from flexi.facts.driver import REBOOT_MARK
+from flexi.facts.host import LocalTime
 from flexi.paths import ROOT
 from flexi.plan import build_plan
-from flexi.plan.model import HostPlan, Plan
-from flexi.plan.platforms import PLATFORMS
+from flexi.plan.model.site import HostPlan, Plan
 from flexi.site import load_site
 
 GOLDEN = Path(__file__).parent / "golden" / "operations"

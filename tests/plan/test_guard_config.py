@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from flexi.agent.fields import ConfigError
-from flexi.agent.guard_config import GuardConfig
-from flexi.agent_config import catalogue_config
-from flexi.guard_config import guard_config
+from flexi.configs.agent import catalogue_config
+from flexi.configs.guard import guard_config
 from flexi.plan import build_plan
-from flexi.plan.model import Plan
+from flexi.plan.model.site import Plan
 from flexi.site import Site, SiteError
+from flexi_host.common.fields import ConfigError
+from flexi_host.guard.config import GuardConfig
 
 MakeSite = Callable[..., Site]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flexi.plan.maintenance import contains, parse
+from flexi.catalog.windows import contains, parse
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from flexi.plan import build_plan
-from flexi.plan.model import FailoverPlan, Plan
+from flexi.plan.model.gateway import FailoverPlan
+from flexi.plan.model.site import Plan
 from flexi.site import SiteError, load_site
 
 SITE = """\

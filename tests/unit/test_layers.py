@@ -1,4 +1,4 @@
-"""The layers of docs/architecture.md, held by reading the code."""
+"""The layers of docs/develop/architecture.md, held by reading the code."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_loops_over_operations_use_host_loop(path: Path) -> None:
 
 @pytest.mark.parametrize("forbidden", ["pyinfra", "subprocess", "requests", "paramiko", "open("])
 def test_the_plan_does_no_input_or_output(forbidden: str) -> None:
-    for path in (ROOT / "src/flexi/plan").glob("*.py"):
+    for path in (ROOT / "src/flexi/plan").rglob("*.py"):
         for line in path.read_text(encoding="utf-8").splitlines():
             if line.startswith(("import ", "from ")) or "open(" in line:
                 assert forbidden not in line, f"{path}: {line}"

@@ -1,15 +1,15 @@
-"""The chat's own program for accounts, on its host (`flexi.chathost.accounts`)."""
+"""The chat's own program for accounts, on its host (`flexi_chat.accounts`)."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from flexi import remote
-from flexi.chat_programs import chat_program
+from flexi.components.chat_programs import chat_program
 from flexi.errors import FlexiError, InputError
-from flexi.plan.chat_model import ChatPlan
-from flexi.plan.model import Plan
+from flexi.plan.model.chat import ChatPlan
+from flexi.plan.model.site import Plan
+from flexi.ssh import remote
 
 _TIMEOUT_S = 120.0
 
@@ -39,5 +39,5 @@ def ask(plan: Plan, *arguments: str) -> dict[str, Any]:
 
 
 def command(chat: ChatPlan, module: str, *arguments: str) -> str:
-    """The shell command that runs a module of `flexi.chathost` for this chat."""
+    """The shell command that runs a module of `flexi_chat` for this chat."""
     return f"sudo -n {chat_program(module, '--url', chat.inside_url, *arguments)}"

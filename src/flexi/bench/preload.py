@@ -14,10 +14,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from flexi.errors import FlexiError
-from flexi.lab.lab import Lab
+from flexi.lab.lifecycle import Lab
 from flexi.lab.requirements import require_root
 from flexi.plan import build_plan
-from flexi.plan.model import ModelOnInstance, Plan
+from flexi.plan.model.ollama import ModelOnInstance
+from flexi.plan.model.site import Plan
 from flexi.site import load_site
 
 ASK_EVERY_S = 0.1

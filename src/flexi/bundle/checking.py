@@ -10,14 +10,14 @@ import hashlib
 import json
 from pathlib import Path
 
-from flexi import certificates, chat_place, chat_supplies
 from flexi.errors import FlexiError, InputError
-from flexi.plan.model import HostPlan, Plan
+from flexi.local_files import certificates, chat, chat_place
+from flexi.plan.model.site import HostPlan, Plan
+from flexi.terminal.bars import Bars
 
 from . import manifest as manifests
 from . import release
 from .manifest import File
-from .progress import Bars
 
 CHECKED = ".checked.json"
 PIECE = 1024 * 1024
@@ -102,7 +102,7 @@ def wrong_files(folder: Path, files: dict[str, File], bars: Bars, *, anew: bool)
 def check(plan: Plan, site: str, bars: Bars) -> None:
     """SupplyError that names what the plan's files here or its bundle lack, and the remedy. Fine without any."""
     certificates.check(plan)
-    chat_supplies.check(plan)
+    chat.check(plan)
     if plan.chat:
         chat_place.place(plan.chat)
     for host in plan.hosts:

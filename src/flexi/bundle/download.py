@@ -15,8 +15,7 @@ from typing import IO
 from urllib.parse import unquote, urlsplit
 
 from flexi.errors import FlexiError
-
-from .progress import Bar
+from flexi.terminal.bars import Bar
 
 PIECE = 1024 * 1024
 TIMEOUT_S = 60

@@ -18,15 +18,16 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
+from flexi.catalog.platforms import OLLAMA_ARCHIVE
 from flexi.errors import FlexiError, InputError
-from flexi.plan.model import HostPlan, ModelOnInstance, OllamaPlan, Plan
-from flexi.plan.needs import package_set, set_name
-from flexi.plan.platforms import OLLAMA_ARCHIVE
+from flexi.plan.build.needs import package_set, set_name
+from flexi.plan.model.ollama import ModelOnInstance, OllamaPlan
+from flexi.plan.model.site import HostPlan, Plan
+from flexi.terminal.bars import Bars
 
 from . import download, manifest, models, packages, release, sources
 from .checking import Checked, wrong_files
 from .manifest import File, Model, Release, Repository
-from .progress import Bars
 
 WORK = ".work"
 STREAMS = 4

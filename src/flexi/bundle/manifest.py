@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from flexi.errors import FlexiError
-from flexi.plan.model import HostPlan, Plan
-from flexi.plan.needs import package_set, set_name
+from flexi.plan.build.needs import package_set, set_name
+from flexi.plan.model.site import HostPlan, Plan
 
 from .models import parse_name
 

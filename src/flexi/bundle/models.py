@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from flexi.errors import FlexiError
-from flexi.plan.model import ModelOnInstance
+from flexi.plan.model.ollama import ModelOnInstance
 
 from .download import MissingError, read
 

@@ -17,11 +17,11 @@ from email.utils import formatdate
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from flexi.catalog.platforms import PinPlan
+from flexi.configs.rendering import render
 from flexi.errors import FlexiError
-from flexi.plan.model import DriverPlan, PinPlan
-from flexi.rendering import render
-
-from .progress import Bars
+from flexi.plan.model.driver import DriverPlan
+from flexi.terminal.bars import Bars
 
 _URI = re.compile(r"'(?P<uri>[^']+)' (?P<name>\S+) (?P<size>\d+)")
 """A line of --print-uris; a digest may follow, or not."""

@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from flexi.catalog.platforms import OLLAMA_ARCHIVE
 from flexi.errors import FlexiError
-from flexi.plan.model import OllamaPlan
-from flexi.plan.platforms import OLLAMA_ARCHIVE
+from flexi.plan.model.ollama import OllamaPlan
 
 from .download import MissingError, read
 

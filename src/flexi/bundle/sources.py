@@ -7,10 +7,11 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from flexi.configs.rendering import render
 from flexi.errors import FlexiError, InputError
-from flexi.facts import KeyFingerprints
-from flexi.plan.model import AptSourcePlan, HostPlan
-from flexi.rendering import render
+from flexi.facts.apt import KeyFingerprints
+from flexi.plan.model.base import AptSourcePlan
+from flexi.plan.model.site import HostPlan
 
 from . import download
 

@@ -6,15 +6,15 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from flexi.site.document import Document, read_document
-from flexi.site.findings import Finding, Problem, SiteError
-from flexi.site.validate import findings, validate
+from flexi.configfile.document import Document, read_document
+from flexi.configfile.findings import Finding, Problem, SiteError
+from flexi.configfile.validate import findings, validate
 
 from .material import FOLDER, Material, list_material
 from .schema import CourseFile
 
 FILE = "course.yaml"
-EXAMPLE = "docs/courses.md"
+EXAMPLE = "docs/chat/courses.md"
 
 
 @dataclass(frozen=True)

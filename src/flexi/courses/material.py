@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from flexi.site.findings import Finding, shown
+from flexi.configfile.findings import Finding, shown
 
 FOLDER = "material"
 KINDS = {

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from flexi.site.findings import Finding
+from flexi.configfile.findings import Finding
 
 from . import text
 from .load import Course

@@ -1,6 +1,6 @@
 """What a teacher may write into a course.yaml. The one place where its keys, types, defaults and meaning are set.
 
-docs/course.schema.json is generated from here (`python -m flexi.site.docs`).
+docs/course.schema.json is generated from here (`python -m flexi.docgen`).
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from flexi.site import names
-from flexi.site.names import refused
-from flexi.site.section import ModelName, Section
+from flexi.configfile import names
+from flexi.configfile.names import refused
+from flexi.configfile.section import ModelName, Section
 
 MAX_TEXT = 20_000
 """Characters of a system prompt or a welcome. The prompt goes with each request, and takes from the model's context."""

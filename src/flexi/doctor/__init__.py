@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from flexi import service_problems
 from flexi.errors import EXIT_FAILED, EXIT_OK, InputError
-from flexi.health_report import Check
-from flexi.plan.model import HostPlan, Plan
-from flexi.status import Look
-from flexi.status import look as look_at_service
+from flexi.health.report import Check
+from flexi.plan.model.site import HostPlan, Plan
+from flexi.status import problems as service_problems
+from flexi.status.instances import Look
+from flexi.status.instances import look as look_at_service
 
 from . import kinds, live
 from .case import Case, Finding, finding

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
-from flexi.plan.model import HostPlan, SshPlan
-from flexi.truth import HostTruth, Instance
+from flexi.plan.model.site import HostPlan
+from flexi.plan.model.ssh import SshPlan
+from flexi.probe import HostTruth, Instance
 
 from .kinds import Kind
 

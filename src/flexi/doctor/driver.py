@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Iterator
 
-from flexi.truth import Candidate, Module, Package
+from flexi.probe import Candidate, Module, Package
 
 from . import kinds
 from .case import Case, Finding

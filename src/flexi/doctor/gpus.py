@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from flexi.agent import smi
-from flexi.truth import Gpu, Process
+from flexi.probe import Gpu, Process
+from flexi_host.agent import smi
 
 from . import kinds
 from .case import Case, Finding

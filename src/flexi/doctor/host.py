@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
-from flexi import expectations
+from flexi.health import expectations
 
 from . import kinds
 from .case import Case, Finding

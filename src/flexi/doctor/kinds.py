@@ -1,7 +1,7 @@
 """Every finding that there is: what it is read from, what it means for users, and the command that mends it.
 
-`docs/doctor.md` is made of this table. In commands `{site}` and `{host}` stand for names, `{ssh}` for the ssh command
-to the host, other words for what the finding is about.
+`docs/admin/doctor.md` is made of this table. In commands `{site}` and `{host}` stand for names, `{ssh}` for the ssh
+command to the host, other words for what the finding is about.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What the service as a whole says (`flexi.service_problems`), as findings: for what no look at a host explains."""
+"""What the service as a whole says (`flexi.status.problems`), as findings: for what no look at a host explains."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from flexi.plan.model import Plan
-from flexi.service_problems import Problem, Subject
+from flexi.plan.model.site import Plan
+from flexi.status.problems import Problem, Subject
 
 from . import kinds
 from .case import Finding, finding

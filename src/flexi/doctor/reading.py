@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
-from flexi import remote
-from flexi.plan.model import HostPlan
-from flexi.truth import PROBE, HostTruth, parse
+from flexi.plan.model.site import HostPlan
+from flexi.probe import PROBE, HostTruth, parse
+from flexi.ssh import remote
 
 TIMEOUT_S = 120.0
 """Longer than all that the probe waits for by itself but a driver that hangs in the kernel."""

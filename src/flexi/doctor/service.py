@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from flexi.plan.model import InstancePlan, OllamaPlan
-from flexi.plan.platforms import ollama_needs
-from flexi.truth import Instance, Unit
+from flexi.catalog.platforms import ollama_needs
+from flexi.plan.model.ollama import InstancePlan, OllamaPlan
+from flexi.probe import Instance, Unit
 
 from . import kinds
 from .case import Case, Finding

@@ -14,7 +14,7 @@ MARKS = {"error": "[bold red]error[/]", "warning": "[yellow]warning[/]"}
 
 
 def as_json(examination: Examination) -> dict[str, object]:
-    """docs/doctor.md describes it."""
+    """docs/admin/doctor.md describes it."""
     return {
         "schema": 1,
         "site": examination.site,

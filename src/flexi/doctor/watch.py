@@ -9,9 +9,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from rich.console import Console, RenderableType
 
-from flexi import status
-from flexi.plan.model import Plan
-from flexi.status import Look
+from flexi.plan.model.site import Plan
+from flexi.status import instances
+from flexi.status.instances import Look
 
 from . import Examination, examine, examine_service, show
 
@@ -32,17 +32,17 @@ class StatusWatch:
     def take(self) -> tuple[Look, Examination]:
         """Look at the service and, unless quick, examine all hosts meanwhile."""
         if self._quick:
-            seen = status.look(self._plan)
+            seen = instances.look(self._plan)
             return seen, examine_service(self._site, self._plan, seen)
-        look = self._pool.submit(status.look, self._plan)
+        look = self._pool.submit(instances.look, self._plan)
         examination = self._examine(lambda _: look.result())
         return look.result(), examination
 
     def read(self) -> tuple[Look, RenderableType, bool]:
         """Look at the service now, and say what is wrong by the last examination that has ended."""
-        seen = status.look(self._plan)
+        seen = instances.look(self._plan)
         if not self._quick and self._running is None and self._clock() >= self._due_at:
-            self._running = self._pool.submit(self._examine, status.look)
+            self._running = self._pool.submit(self._examine, instances.look)
         if self._running is not None and self._running.done():
             self._latest, self._running = self._running.result(), None
             self._due_at = self._clock() + EXAMINE_EVERY_S

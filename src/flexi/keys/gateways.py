@@ -7,10 +7,11 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flexi import remote
-from flexi.gateway_files import FOLLOW_KEYS, KEYS_MAP, KEYS_STAMP, keys_map
-from flexi.operations.applying import stamping
-from flexi.plan.model import Consumer, HostPlan, Plan
+from flexi.components.stamps import stamping
+from flexi.configs.gateway import FOLLOW_KEYS, KEYS_MAP, KEYS_STAMP, keys_map
+from flexi.plan.model.site import HostPlan, Plan
+from flexi.site.consumers import Consumer
+from flexi.ssh import remote
 
 _NOT_DEPLOYED = 3
 _CUT = 4

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from flexi.keys.gateways import Told
 from flexi.keys.times import until
-from flexi.plan.model import ClassPlan
+from flexi.plan.model.gateway import ClassPlan
 from flexi.site.keys import ConsumerEntry, seconds
 
 

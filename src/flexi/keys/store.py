@@ -16,11 +16,11 @@ from typing import Self
 
 from pydantic import ValidationError
 
+from flexi.catalog.consumers import DEFAULT_CLASS
+from flexi.configfile.findings import nearest, suggestion
 from flexi.errors import FlexiError, InputError
-from flexi.plan.model import DEFAULT_CLASS
-from flexi.site.findings import nearest, suggestion
 from flexi.site.keys import ConsumerEntry, PreviousKey, keys_path, read_entries, seconds
-from flexi.site.site import Site
+from flexi.site.model import Site
 
 KEY_PREFIX = "flexi-"
 

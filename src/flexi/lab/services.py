@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 from typing import BinaryIO
 
-from flexi.data import CATALOGUE
+from flexi.catalog import CATALOGUE
 
 from . import cache, processes
 from .ollama_sim import catalogue, registry

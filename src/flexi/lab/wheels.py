@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
-from flexi.data import CHAT_RELEASES, chat_lock, uv_lock
+from flexi.catalog import CHAT_RELEASES, chat_lock, uv_lock
 from flexi.errors import FlexiError
 
 from . import cache

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flexi.plan.moodle_model import MoodlePlan
+from flexi.plan.model.moodle import MoodlePlan
 
 PROGRAM = Path(__file__).with_suffix(".php").read_text(encoding="utf-8")
 _END = "FLEXI_MOODLE_PROVIDER"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from flexi.plan.moodle_model import MoodlePlan
+from flexi.plan.model.moodle import MoodlePlan
 
 _ACTIONS = {"generate_text": "Generate text", "summarise_text": "Summarise text", "explain_text": "Explain text"}
 _PLUGINS = {"openai": "OpenAI API provider", "ollama": "Ollama API provider"}
@@ -127,6 +127,6 @@ def _openchat(plan: MoodlePlan) -> Iterator[Step]:
             (("llm_host", f"{plan.gateway_url}/"), ("llm_apikey", "KEY")),
             (
                 "At 7df25e6 (2025-08-28) llm_stream.php asks http://localhost:11434/ for phi3:latest, whatever "
-                "stands here; only its list of models reaches the gateway. See docs/moodle.md.",
+                "stands here; only its list of models reaches the gateway. See docs/chat/moodle.md.",
             ),
         )

@@ -6,14 +6,14 @@ So each action leaves a stamp, a digest of the files it was carried out with, an
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Generator, Sequence
 
 from pyinfra import host
 from pyinfra.api import FunctionCommand, QuoteString, StringCommand, operation
 from pyinfra.api.operation import OperationMeta
 
-from flexi.facts import STAMPS, Stamp, stamp_digest_command
+from flexi.components.stamps import _write, stamp_digest_command
+from flexi.facts.stamps import Stamp
 from flexi.operations.draining import Interruption, drain
 from flexi.operations.foresight import happened
 
@@ -43,13 +43,3 @@ def applied(
     # The digest is taken first: a file that changes meanwhile makes the action due again.
     script = f"set -e\nnow=$({stamp_digest_command(inputs)})\n{reload_units}{command}\n{_write(what)}"
     yield StringCommand("sh", "-c", QuoteString(script))
-
-
-def stamping(what: str, inputs: Sequence[str]) -> str:
-    """Shell commands that stamp `inputs` as applied, for an operation with steps of its own."""
-    return f"set -e; now=$({stamp_digest_command(inputs)}); {_write(what)}"
-
-
-def _write(what: str) -> str:
-    path = shlex.quote(f"{STAMPS}/{what}")
-    return f"mkdir -p {STAMPS}; printf '%s\\n' \"$now\" >{path}.new; mv -f {path}.new {path}"

@@ -8,8 +8,8 @@ from pathlib import PurePosixPath
 
 from pyinfra.api import operation
 
+from flexi.catalog.platforms import APT_SOURCES_ONLY
 from flexi.operations.system import Commands, validated_file
-from flexi.plan.platforms import APT_SOURCES_ONLY
 
 _TRY = """tried=$(mktemp -d)
 for file in {directory}/*.list {directory}/*.sources; do

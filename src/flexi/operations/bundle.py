@@ -14,14 +14,15 @@ from pyinfra.api.state import State
 from rich.console import Console
 from rich.filesize import decimal
 
-from flexi import pushing
 from flexi.bundle import manifest
-from flexi.bundle.progress import Bars
+from flexi.components.bundle import INCOMING
 from flexi.errors import FlexiError
-from flexi.facts import INCOMING, BundleFiles
+from flexi.facts.bundle import BundleFiles
 from flexi.operations.refusal import refuse, say
-from flexi.plan.model import HostPlan
-from flexi.pushing import Item
+from flexi.plan.model.site import HostPlan
+from flexi.ssh import pushing
+from flexi.ssh.pushing import Item
+from flexi.terminal.bars import Bars
 
 
 @operation()

@@ -7,10 +7,10 @@ from collections.abc import Generator, Sequence
 from pyinfra import host
 from pyinfra.api import FunctionCommand, operation
 
-from flexi.agent import smi
-from flexi.agent.smi import Expected, Gpu
-from flexi.facts import NvidiaGpus
+from flexi.facts.gpus import NvidiaGpus
 from flexi.operations.refusal import refuse
+from flexi_host.agent import smi
+from flexi_host.agent.smi import Expected, Gpu
 
 
 def wrong_cards(present: Sequence[Gpu], expected: Expected | None, host_name: str, place: str) -> str | None:

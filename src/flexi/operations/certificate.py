@@ -15,8 +15,9 @@ from pyinfra.api import QuoteString, StringCommand, operation
 from pyinfra.api.operation import OperationMeta
 from pyinfra.facts.files import Sha256File
 
-from flexi.facts import GatewayCertificate, Stamp
-from flexi.operations.applying import stamping
+from flexi.components.stamps import stamping
+from flexi.facts.gateway import GatewayCertificate
+from flexi.facts.stamps import Stamp
 from flexi.operations.foresight import happened
 
 Commands = Generator[StringCommand, None, None]

@@ -12,13 +12,15 @@ from pyinfra.api.host import Host
 from pyinfra.api.operation import OperationMeta
 from pyinfra.facts.files import File, FileContents
 
-from flexi import chat_files
-from flexi.chat_files import PROOF
-from flexi.data import chat_lock, uv_lock
-from flexi.facts import CHAT_KEY_DIGEST, ChatKeyDigest, ChatReleases
+from flexi.catalog import chat_lock, uv_lock
+from flexi.catalog.consumers import CHAT_CONSUMER
+from flexi.components import chat
+from flexi.components.chat import PROOF
+from flexi.facts.chat import CHAT_KEY_DIGEST, ChatKeyDigest
+from flexi.facts.releases import ChatReleases
 from flexi.operations.foresight import announced
 from flexi.operations.refusal import refuse
-from flexi.plan.chat_model import CHAT_CONSUMER, ChatHostPlan
+from flexi.plan.model.chat import ChatHostPlan
 
 Commands = Generator[StringCommand, None, None]
 
@@ -92,7 +94,7 @@ def current_chat(release: str) -> Commands:
         host.noop(f"{release} is current")
         return
     if current is not None:
-        yield _at_rest(in_chat("schema", "keep"))
+        yield _at_rest(in_chat("webui.schema", "keep"))
         yield from _link("previous", current)
     yield from _link("current", release)
 
@@ -110,9 +112,10 @@ def previous_chat(plan: ChatHostPlan) -> Generator[StringCommand | FunctionComma
         yield refuse("has no previous Open WebUI: it was never changed here. Set chat.version and deploy")
         return
     packages = f"{RELEASES}/{previous}/lib/{plan.python.rsplit('/', 1)[-1]}/site-packages"
-    unit = chat_files.UNIT
+    unit = chat.UNIT
     script = (
-        f"systemctl stop {unit}; {in_chat('schema', 'back', packages)} >&2 || {{ systemctl start {unit}; exit 1; }}"
+        f"systemctl stop {unit}; "
+        f"{in_chat('webui.schema', 'back', packages)} >&2 || {{ systemctl start {unit}; exit 1; }}"
     )
     yield StringCommand("sh", "-c", QuoteString(script))
     # This one first: a run that ends between the two has gone back, and repeated it changes nothing.
@@ -122,18 +125,18 @@ def previous_chat(plan: ChatHostPlan) -> Generator[StringCommand | FunctionComma
 
 def _at_rest(command: str) -> StringCommand:
     """Run the shell `command` while nobody writes to the database; where it fails the chat goes on."""
-    unit = chat_files.UNIT
+    unit = chat.UNIT
     script = f"systemctl stop {unit}; {command} >&2 || {{ systemctl start {unit}; exit 1; }}"
     return StringCommand("sh", "-c", QuoteString(script))
 
 
 def in_chat(module: str, *arguments: str) -> str:
-    """The shell command that runs a module of `flexi.chathost` as the chat's user with all that its unit has."""
-    files = (chat_files.SETTINGS, chat_files.SECRETS, f"-{chat_files.GIVEN}")
+    """The shell command that runs a module of `flexi_chat` as the chat's user with all that its unit has."""
+    files = (chat.SETTINGS, chat.SECRETS, f"-{chat.GIVEN}")
     given = " ".join(f"-p EnvironmentFile={path}" for path in files)
-    run = f"systemd-run --quiet --wait --pipe --collect -p User={chat_files.USER} -p UMask=0077 {given}"
-    python = f"{RELEASES}/current/bin/python -P -m flexi.chathost.{module}"
-    return f"{run} -p WorkingDirectory={chat_files.DATA} {python} {shlex.join(arguments)}"
+    run = f"systemd-run --quiet --wait --pipe --collect -p User={chat.USER} -p UMask=0077 {given}"
+    python = f"{RELEASES}/current/bin/python -P -m flexi_chat.{module}"
+    return f"{run} -p WorkingDirectory={chat.DATA} {python} {shlex.join(arguments)}"
 
 
 def _link(name: str, release: str) -> Commands:

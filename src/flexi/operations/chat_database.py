@@ -10,12 +10,12 @@ from pyinfra.api import FunctionCommand, QuoteString, StringCommand, operation
 from pyinfra.facts.deb import DebPackages
 from pyinfra.facts.files import File, FileContents
 
-from flexi import chat_files
-from flexi.facts import ChatDatabase
+from flexi.components import chat
+from flexi.facts.chat import ChatDatabase
 from flexi.operations.apt_locks import fresh_index
 from flexi.operations.packages import install_command
 from flexi.operations.refusal import refuse
-from flexi.plan.chat_database import LOCAL, NAME, SQLITE
+from flexi.plan.build.chat_database import LOCAL, NAME, SQLITE
 
 Commands = Generator[StringCommand | FunctionCommand, None, None]
 
@@ -23,7 +23,7 @@ Commands = Generator[StringCommand | FunctionCommand, None, None]
 @operation()
 def chats_stay_seen(wanted: str, left: str = "") -> Commands:
     """Fail the host before anything changes where its chats are elsewhere than `wanted` and the page would begin
-    without them; `left` names where an admin leaves them. Both as in flexi.chat_place."""
+    without them; `left` names where an admin leaves them. Both as in flexi.local_files.chat_place."""
     found = _places()
     if not found or wanted in found or left in found:
         host.noop("nothing would be hidden")
@@ -35,14 +35,14 @@ def chats_stay_seen(wanted: str, left: str = "") -> Commands:
     )
 
 
-_COMES_BACK = "`flexi restore` then brings them to the new place; docs/chat-database.md"
-_STAYS = "nothing carries chats from SQLite to PostgreSQL or back; docs/chat-database.md"
+_COMES_BACK = "`flexi restore` then brings them to the new place; docs/chat/database.md"
+_STAYS = "nothing carries chats from SQLite to PostgreSQL or back; docs/chat/database.md"
 
 
 def _places() -> tuple[str, ...]:
     """Where this host's chats are. Without a note, which an older flexi did not make, where some are found."""
-    noted = host.get_fact(FileContents, path=chat_files.PLACE)
-    file = host.get_fact(File, path=chat_files.SQLITE)
+    noted = host.get_fact(FileContents, path=chat.PLACE)
+    file = host.get_fact(File, path=chat.SQLITE)
     if noted and noted[0] != SQLITE:
         return (noted[0],)
     if noted:
@@ -53,7 +53,7 @@ def _places() -> tuple[str, ...]:
 
 def _words(place: str) -> str:
     if place == SQLITE:
-        return f"SQLite ({chat_files.SQLITE})"
+        return f"SQLite ({chat.SQLITE})"
     return "PostgreSQL on this host" if place == LOCAL else f"PostgreSQL at {place}"
 
 

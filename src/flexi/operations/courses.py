@@ -19,18 +19,18 @@ from pyinfra.operations import files
 from rich.console import Console
 from rich.filesize import decimal
 
-from flexi import remote
-from flexi.chat_facts import COURSES, CourseBots, CourseStore
-from flexi.chat_programs import chat_program
-from flexi.chathost.courses_wanted import difference, embedded_anew
+from flexi.components.chat_programs import chat_program
+from flexi.configs.courses import courses_config
 from flexi.courses.progress import Steps
-from flexi.courses_config import courses_config
 from flexi.errors import FlexiError
+from flexi.facts.chat import COURSES, CourseBots, CourseStore
 from flexi.operations.bundle import bring
 from flexi.operations.refusal import refuse, say
-from flexi.plan.chat_model import ChatPlan
-from flexi.plan.courses_model import COURSES_STORE, CoursePlan
-from flexi.pushing import Item
+from flexi.plan.model.chat import ChatPlan
+from flexi.plan.model.courses import COURSES_STORE, CoursePlan
+from flexi.ssh import remote
+from flexi.ssh.pushing import Item
+from flexi_chat.courses.wanted import difference, embedded_anew
 
 TIMER = "flexi-courses.timer"
 Commands = Generator[StringCommand | FunctionCommand, None, None]

@@ -19,12 +19,14 @@ from pyinfra.api.host import Host
 from pyinfra.api.operation import OperationMeta
 from pyinfra.api.state import State
 
-from flexi.agent.names import full_name
-from flexi.facts import DRAIN_SWITCHES, ActiveInstances, DrainSwitches, InstanceGpus, NvidiaDriver, NvidiaGpus
+from flexi.facts.driver import NvidiaDriver
+from flexi.facts.gpus import InstanceGpus, NvidiaGpus
+from flexi.facts.ollama import DRAIN_SWITCHES, ActiveInstances, DrainSwitches
 from flexi.operations.foresight import announced
 from flexi.operations.refusal import say
 from flexi.operations.turns import end_turn
-from flexi.plan.model import InstancePlan
+from flexi.plan.model.ollama import InstancePlan
+from flexi_host.common.names import full_name
 
 MARK = "flexi: "
 """Begins the reasons of switches that flexi set and may take away; an admin's own stay."""

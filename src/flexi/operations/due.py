@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from pyinfra import host
 from pyinfra.facts.deb import DebPackages
 
-from flexi.facts import DriverTruth, HostTime, Upgrades
-from flexi.plan.maintenance import contains
-from flexi.plan.model import DriverPlan, MaintenancePlan
-from flexi.truth import booting_next, is_library, kernel_releases, upstream
+from flexi.catalog.windows import contains
+from flexi.facts.apt import Upgrades
+from flexi.facts.driver import DriverTruth
+from flexi.facts.host import HostTime
+from flexi.plan.model.driver import DriverPlan
+from flexi.plan.model.maintenance import MaintenancePlan
+from flexi.probe import booting_next, is_library, kernel_releases, upstream
 
 
 @dataclass(frozen=True)

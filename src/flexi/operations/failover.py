@@ -11,7 +11,8 @@ from pyinfra.api.host import Host
 from pyinfra.api.operation import OperationMeta
 from pyinfra.api.state import State
 
-from flexi.facts import STAMPS, InterfaceOf
+from flexi.components.stamps import STAMPS
+from flexi.facts.gateway import InterfaceOf
 from flexi.operations.foresight import happened
 from flexi.operations.refusal import refuse, say
 from flexi.operations.system import validated_file

@@ -10,7 +10,7 @@ from pyinfra.api import FactBase, FunctionCommand, QuoteString, StringCommand, o
 from flexi.moodle import provider
 from flexi.moodle.provider import Report
 from flexi.operations.refusal import refuse
-from flexi.plan.moodle_model import MoodlePlan
+from flexi.plan.model.moodle import MoodlePlan
 
 
 class MoodleProvider(FactBase[Report]):

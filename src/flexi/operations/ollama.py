@@ -10,18 +10,20 @@ from pyinfra.api import FunctionCommand, QuoteString, StringCommand, operation
 from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import files
 
-from flexi.agent.smi import Expected, Gpu
 from flexi.bundle.release import digest as published_digest
 from flexi.bundle.release import local_archive
+from flexi.catalog.platforms import ollama_needs
 from flexi.errors import FlexiError
-from flexi.facts import InstanceGpus, NvidiaDriver, NvidiaGpus, OllamaReleases
+from flexi.facts.driver import NvidiaDriver
+from flexi.facts.gpus import InstanceGpus, NvidiaGpus
+from flexi.facts.releases import OllamaReleases
 from flexi.operations.bundle import bring
 from flexi.operations.cards import wrong_cards
 from flexi.operations.foresight import announced
 from flexi.operations.refusal import refuse
-from flexi.plan.model import InstancePlan, OllamaPlan
-from flexi.plan.platforms import ollama_needs
-from flexi.pushing import Item
+from flexi.plan.model.ollama import InstancePlan, OllamaPlan
+from flexi.ssh.pushing import Item
+from flexi_host.agent.smi import Expected, Gpu
 
 Commands = Generator[StringCommand | FunctionCommand, None, None]
 

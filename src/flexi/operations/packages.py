@@ -14,15 +14,17 @@ from pyinfra.api.state import State
 from pyinfra.facts.deb import DebPackages
 from pyinfra.facts.files import File
 
-from flexi.facts import HOLDS, HeldPackages, KeyFingerprints, NvidiaDriver, Real, Upgrades
+from flexi.facts.apt import HOLDS, HeldPackages, KeyFingerprints, Real, Upgrades
+from flexi.facts.driver import NvidiaDriver
 from flexi.operations.apt_locks import PATIENCE, fresh_index, waiting
 from flexi.operations.draining import Interruption, drain
 from flexi.operations.due import better_kernel, brought, how_to_permit, missing, must_reboot, permitted
 from flexi.operations.foresight import announced
 from flexi.operations.refusal import refuse, say
-from flexi.plan.model import DriverPlan, MaintenancePlan
-from flexi.plan.needs import TIME_DAEMON, TIME_DAEMONS
-from flexi.truth import kernel_releases
+from flexi.plan.build.needs import TIME_DAEMON, TIME_DAEMONS
+from flexi.plan.model.driver import DriverPlan
+from flexi.plan.model.maintenance import MaintenancePlan
+from flexi.probe import kernel_releases
 
 Commands = Generator[StringCommand | FunctionCommand, None, None]
 
@@ -118,7 +120,7 @@ def obtainable(package: str, version: str) -> Generator[StringCommand, None, Non
     words = (
         f"no archive of this host has {package} {version} any more: Ubuntu replaced it by a transitional package. "
         "Nothing of the driver was changed. Name a mirror or snapshot that still has it in mirrors.apt, or set "
-        "driver.branch to 580-server, which runs Ollama 0.24.0 and all later ones (docs/platforms.md)"
+        "driver.branch to 580-server, which runs Ollama 0.24.0 and all later ones (docs/reference/platforms.md)"
     )
     yield fresh_index()
     check = f"apt-cache madison {package} | grep -qF ' {version} ' || {{ echo '{words}' >&2; exit 1; }}"

@@ -12,12 +12,13 @@ from pyinfra.api.host import Host
 from pyinfra.api.operation import OperationMeta
 from pyinfra.api.state import State
 
-from flexi.facts import REBOOT_MARK, BootId, NvidiaDriver
+from flexi.facts.driver import REBOOT_MARK, BootId, NvidiaDriver
 from flexi.operations.draining import Interruption, drain
 from flexi.operations.due import Coming, better_kernel, coming, how_to_permit, missing, must_reboot, permitted
 from flexi.operations.foresight import happened
 from flexi.operations.refusal import refuse, say
-from flexi.plan.model import DriverPlan, MaintenancePlan
+from flexi.plan.model.driver import DriverPlan
+from flexi.plan.model.maintenance import MaintenancePlan
 
 Commands = Generator[StringCommand | FunctionCommand, None, None]
 

@@ -8,7 +8,8 @@ from pyinfra import host, logger
 from pyinfra.api import FunctionCommand, QuoteString, StringCommand, operation
 from pyinfra.facts.files import File, Link
 
-from flexi.facts import AptSourceFiles, Paths, UnitNames
+from flexi.facts.apt import AptSourceFiles
+from flexi.facts.host import Paths, UnitNames
 from flexi.operations.draining import Interruption, drain
 from flexi.operations.emptying import removal
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pyinfra import host, logger
 from pyinfra.api import QuoteString, StringCommand, operation
 
-from flexi.agent.names import full_name
-from flexi.facts import GROUP_NAME, OLLAMA_HOMES, OllamaStores, Stored
+from flexi.facts.ollama import GROUP_NAME, OLLAMA_HOMES, OllamaStores, Stored
 from flexi.operations.emptying import removal
-from flexi.plan.model import HostPlan, InstancePlan, Plan
-from flexi.status import READ_COMMAND, HostStatus, understood
+from flexi.plan.model.ollama import InstancePlan
+from flexi.plan.model.site import HostPlan, Plan
+from flexi.status.instances import READ_COMMAND, HostStatus, understood
+from flexi_host.common.names import full_name
 
 WAIT_S = 300.0
 """How long models that are being loaded elsewhere are waited for. What takes longer is removed by the next deploy."""

@@ -13,8 +13,9 @@ from pyinfra.api.operation import OperationMeta
 from pyinfra.api.state import State
 from pyinfra.facts.files import FileContents
 
-from flexi.facts import NftTable, Stamp
-from flexi.operations.applying import stamping
+from flexi.components.stamps import stamping
+from flexi.facts.firewall import NftTable
+from flexi.facts.stamps import Stamp
 from flexi.operations.foresight import happened
 from flexi.operations.refusal import say
 

@@ -9,8 +9,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from .chat_model import ChatPlan
-from .model import ClassPlan, HostPlan, InstancePlan, ModelOnInstance, Plan
+from flexi.plan.model.chat import ChatPlan
+from flexi.plan.model.gateway import ClassPlan
+from flexi.plan.model.ollama import InstancePlan, ModelOnInstance
+from flexi.plan.model.site import HostPlan, Plan
 
 NARROW = 72
 """Columns; below this the tables leave out what is not needed to find a model."""

@@ -9,13 +9,13 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from flexi.plan.model import DEFAULT_CLASS, Consumer, Grant
-
-from . import names
-from .document import Document, Path, parse_document, read_text
-from .findings import Problem, SiteError, shown, suggestion
-from .section import Line, Section
-from .validate import findings, validate
+from flexi.catalog.consumers import DEFAULT_CLASS
+from flexi.configfile import names
+from flexi.configfile.document import Document, Path, parse_document, read_text
+from flexi.configfile.findings import Problem, SiteError, shown, suggestion
+from flexi.configfile.section import Line, Section
+from flexi.configfile.validate import findings, validate
+from flexi.site.consumers import Consumer, Grant
 
 MAX_BYTES = 1024 * 1024
 

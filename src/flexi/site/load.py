@@ -9,16 +9,16 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import flexi.courses.load as course_folders  # by module: the two packages need each other
+from flexi.configfile.document import read_document
+from flexi.configfile.findings import Finding, Problem, SiteError, nearest, shown
+from flexi.configfile.validate import findings, validate
 from flexi.paths import INVENTORY
+from flexi.site.model import Site
+from flexi.site.rules.chat import course_models
+from flexi.site.rules.site_file import problems
+from flexi.site.schema.site_file import SiteFile
 
-from .chat_rules import course_models
-from .document import read_document
-from .findings import Finding, Problem, SiteError, nearest, shown
 from .keys import keys_path, read_entries
-from .rules import problems
-from .schema import SiteFile
-from .site import Site
-from .validate import findings, validate
 
 if TYPE_CHECKING:
     from flexi.courses import Course

@@ -18,16 +18,16 @@ from typing import Any
 
 from rich.console import Console
 
-from flexi import deploying
-from flexi.deploying import Wish
+from flexi.deploy import run as deploying
+from flexi.deploy.run import Wish
 from flexi.errors import EXIT_OK, FlexiError
 from flexi.lab import network
-from flexi.lab.lab import Lab
+from flexi.lab.lifecycle import Lab
 from flexi.lab.progress import Shown
 from flexi.lab.requirements import require_root
 from flexi.paths import ROOT
 from flexi.plan import build_plan
-from flexi.plan.model import Plan
+from flexi.plan.model.site import Plan
 from flexi.site import load_site
 
 from . import place

@@ -12,9 +12,10 @@ from typing import Any
 from flexi.errors import FlexiError
 from flexi.keys.store import KeysStore
 from flexi.lab import network
-from flexi.lab.lab import Lab
+from flexi.lab.lifecycle import Lab
 from flexi.paths import ROOT
-from flexi.plan.model import InstancePlan, Plan
+from flexi.plan.model.ollama import InstancePlan
+from flexi.plan.model.site import Plan
 from flexi.site import load_site
 
 CONSUMERS = 3

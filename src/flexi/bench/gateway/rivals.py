@@ -1,7 +1,7 @@
 """The proxies that flexi's gateway is measured against: installed for the bench alone, started, reloaded, ended.
 
 Nothing is installed on this computer: nginx comes as a package that is only unpacked, LiteLLM and Open WebUI into a
-virtual environment each, from a lock with hashes (`litellm.lock`, `open-webui.lock`; docs/benchmark.md says
+virtual environment each, from a lock with hashes (`litellm.lock`, `open-webui.lock`; docs/admin/benchmark.md says
 how they were made). All of it lies in /var/cache/flexi-bench, and runs without root's rights in the gateway's network.
 """
 

@@ -94,7 +94,7 @@ def _rows(run: Run) -> list[tuple[str, ...]]:
 
 
 def markdown(run: Run) -> str:
-    """The table for docs/benchmark.md."""
+    """The table for docs/admin/benchmark.md."""
     lines = [("", *(named(figures) for figures in run.figures)), *_rows(run)]
     text = ["| " + " | ".join(line) + " |" for line in lines]
     text.insert(1, "|" + " --- |" * len(lines[0]))
@@ -144,7 +144,7 @@ def svg(run: Run) -> str:
         parts.append(f'<text x="{LEFT - 10}" y="{y}" text-anchor="end"{weight}>{escape(named(figures))}</text>')
     for place, (title, values) in enumerate(panels):
         parts += _panel(LEFT + place * PANEL, title, values, [figures.name for figures in proxies])
-    note = f"Logarithmic. {run.cores} cores, {run.when[:10]}; docs/benchmark.md says how it was measured."
+    note = f"Logarithmic. {run.cores} cores, {run.when[:10]}; docs/admin/benchmark.md says how it was measured."
     parts.append(f'<text x="{LEFT}" y="{height - 12}" fill="#5b6673" font-size="11">{escape(note)}</text>')
     return "\n".join([*parts, "</svg>", ""])
 

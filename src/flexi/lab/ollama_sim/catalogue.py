@@ -154,7 +154,7 @@ def manifest(layers: tuple[Blob, ...], config: Blob) -> bytes:
 
 
 class Facts(Protocol):
-    """What is published about a model: the entries of `flexi.data.CATALOGUE` have it."""
+    """What is published about a model: the entries of `flexi.catalog.CATALOGUE` have it."""
 
     @property
     def weights_bytes(self) -> int: ...

@@ -1,0 +1,1 @@
+"""Facts about each component in one place: paths, units, users."""

@@ -1,0 +1,1 @@
+"""From the plan to the files that our programs read on the hosts."""

@@ -1,0 +1,1 @@
+"""`flexi deploy` and its relatives: running pyinfra."""

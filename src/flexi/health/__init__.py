@@ -1,0 +1,1 @@
+"""`flexi verify`: the health checks."""

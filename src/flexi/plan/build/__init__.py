@@ -1,0 +1,1 @@
+"""From a site to its plan, component by component."""

@@ -1,0 +1,1 @@
+"""Keys, types and defaults of a site file."""

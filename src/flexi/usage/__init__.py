@@ -1,0 +1,1 @@
+"""`flexi usage`: who used what."""

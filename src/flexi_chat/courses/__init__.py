@@ -1,0 +1,1 @@
+"""Course bots on the chat's host."""

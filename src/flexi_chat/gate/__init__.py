@@ -1,0 +1,1 @@
+"""The gate in front of Open WebUI: sign-in, user agreement, limits."""

@@ -1,0 +1,1 @@
+"""The agent on GPU hosts: keeps the instances right and reports how they are."""

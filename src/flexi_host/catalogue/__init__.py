@@ -1,0 +1,1 @@
+"""The gateway's catalogue: the model lists of all instances as one."""

@@ -1,0 +1,1 @@
+"""The guard: reads every request at the gateway before an instance does."""

@@ -1,0 +1,1 @@
+"""The ledger: the gateway's access log, usage and metrics."""
