@@ -13,6 +13,7 @@ from flexi.configs.rendering import render
 from flexi.paths import ROOT
 from flexi.plan.model.chat import ChatEdgePlan
 from flexi.plan.model.firewall import FirewallRule
+from flexi.plan.build.haproxy import haproxy_plan
 from flexi.plan.model.gateway import Backend, BackendServer, GatewayHostPlan, GatewayPlan, LedgerPlan, PeerPlan
 from flexi.site.consumers import Consumer, Grant
 
@@ -26,6 +27,7 @@ def test_a_missing_value_is_an_error(template: object) -> None:
 
 
 GATEWAY = GatewayPlan(
+    haproxy=haproxy_plan("flexi.example.edu"),
     hosts=("gateway",),
     address="192.0.2.1",
     name="flexi.example.org",

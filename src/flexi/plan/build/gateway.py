@@ -9,6 +9,7 @@ from flexi.catalog.fit import Load
 from flexi.plan.build.chat import CHAT_CLASS, chat_edge
 from flexi.plan.build.consumers import HEALTH_CLASS, consumer_class
 from flexi.plan.build.gateway_tls import tls_plan
+from flexi.plan.build.haproxy import haproxy_plan
 from flexi.plan.build.moodle import moodle_aliases, moodle_keyless, moodle_origins
 from flexi.plan.build.ollama import group_ports
 from flexi.plan.model.gateway import Backend, BackendServer, GatewayPlan, LedgerPlan
@@ -59,6 +60,7 @@ def gateway_plan(site: Site) -> GatewayPlan:
         ),
         tls=tls_plan(site),
         chat=chat_edge(site),
+        haproxy=haproxy_plan(gateway.name),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 from flexi.catalog.consumers import ANONYMOUS_CLASS, DEFAULT_MAX_ANSWER_TOKENS, Priority
 from flexi.catalog.frozen import Frozen as _Frozen
 from flexi.plan.model.chat import ChatEdgePlan
+from flexi.plan.model.haproxy import HaproxyPlan
 from flexi.site.consumers import Consumer
 
 RESERVED_PRIORITY = 2
@@ -191,6 +192,7 @@ class GatewayPlan(_Frozen):
     tls: TlsPlan | None = None
     """None where the gateway speaks plain HTTP."""
     chat: ChatEdgePlan | None = None
+    haproxy: HaproxyPlan
 
     @property
     def host(self) -> str:
