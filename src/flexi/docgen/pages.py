@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flexi.courses.schema import CourseFile
-from flexi.docgen import platforms
+from flexi.docgen import doctor, platforms
 from flexi.paths import ROOT
 from flexi.site.schema.site_file import SiteFile
 
@@ -192,6 +192,7 @@ def files() -> dict[Path, str]:
         PLATFORMS: platforms.page(),
         COURSE_SCHEMA: _json(course_schema()),
         COURSES: courses_page(),
+        doctor.PAGE: doctor.page(),
     }
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from flexi.configs.rendering import render
 from flexi.paths import ROOT
+from flexi.plan.build.haproxy import haproxy_plan
 from flexi.plan.model.chat import ChatEdgePlan
 from flexi.plan.model.firewall import FirewallRule
-from flexi.plan.build.haproxy import haproxy_plan
 from flexi.plan.model.gateway import Backend, BackendServer, GatewayHostPlan, GatewayPlan, LedgerPlan, PeerPlan
 from flexi.site.consumers import Consumer, Grant
 

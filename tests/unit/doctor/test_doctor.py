@@ -654,16 +654,6 @@ def test_what_programs_see(plan: Plan) -> None:
 # -- the documentation ------------------------------------------------------------------------------------------------
 
 
-def test_the_page_is_fresh() -> None:
-    assert not docs.stale(), "run: .venv/bin/python -m flexi.docgen.doctor"
-
-
-def test_a_stale_page_is_noticed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(docs, "HEAD", "changed\n")
-    assert docs.main(["--check"]) == 1
-    assert "docs/admin/doctor.md is stale" in capsys.readouterr().err
-
-
 def test_every_finding_can_be_found_and_has_a_row() -> None:
     """A finding that no rule yields is documentation of nothing."""
     page = docs.page()

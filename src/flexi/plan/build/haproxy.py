@@ -44,8 +44,8 @@ def _own_errors(gateway_name: str) -> tuple[OwnError, ...]:
         OwnError(
             status=400,
             code="bad_request",
-            message="this request is not understood: its HTTP is not right, its body not framed as its headers say, or its "
-            "connection half closed before the answer; send it with another client",
+            message="this request is not understood: its HTTP is not right, its body not framed as its headers say, or "
+            "its connection half closed before the answer; send it with another client",
         ),
         OwnError(status=408, code="body_timeout", message="the request did not come in time; send it again"),
         OwnError(
