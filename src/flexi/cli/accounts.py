@@ -11,14 +11,12 @@ from rich.console import Console
 
 from flexi.accounts import show
 from flexi.accounts.host import ask, chat_of
+from flexi.cli.options import json_option, site_argument
 from flexi.configfile.names import mail_address
 from flexi.errors import InputError
 from flexi.plan import build_plan
 from flexi.plan.model.site import Plan
 from flexi.site import find_site, load_site
-
-site_argument = click.argument("site")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for a program instead of text.")
 
 
 def _plan(site: str) -> Plan:

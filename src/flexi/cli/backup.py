@@ -11,14 +11,12 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from flexi.backup import chat, keys
+from flexi.cli.options import json_option, site_argument
 from flexi.errors import InputError
 from flexi.plan import build_plan
 from flexi.plan.model.site import Plan
 from flexi.site import find_site, load_site
 from flexi.terminal.bars import Bars
-
-site_argument = click.argument("site")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for a program instead of text.")
 
 
 def _load(site: str) -> Plan:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
 
+from flexi.cli.options import json_option
 from flexi.components.chat_programs import chat_program
 from flexi.configfile.findings import nearest
 from flexi.courses.load import Course, load_courses
@@ -25,8 +26,6 @@ from flexi.plan.model.chat import ChatPlan
 from flexi.plan.model.site import HostPlan
 from flexi.site import SiteError, find_site, load_site
 from flexi.ssh import remote
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for a program instead of text.")
 
 
 @click.group("courses")

@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 
 from flexi.catalog.consumers import DEFAULT_CLASS
+from flexi.cli.options import json_option, site_argument
 from flexi.errors import EXIT_FAILED, EXIT_OK
 from flexi.keys import show
 from flexi.keys.gateways import Told, tell
@@ -22,8 +23,6 @@ from flexi.plan.model.site import Plan
 from flexi.site import Site, find_site, load_site
 from flexi.site.keys import consumers, keys_path
 
-site_argument = click.argument("site")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for a program instead of text.")
 here_option = click.option("--here", is_flag=True, help="Only change the file: the next deploy tells the gateway.")
 
 

@@ -19,7 +19,7 @@ from support.bundle_parts import ARCHIVE, MODELS, VERSION, Mirror, bars, bundle,
 from flexi.bundle import command as bundling
 from flexi.bundle import download, make, manifest
 from flexi.bundle.checking import check
-from flexi.cli.main import check_for_programs
+from flexi.cli.site import check_for_programs
 from flexi.errors import FlexiError, InputError
 from flexi.lab.ollama_sim.registry import Faults, Registry, serve
 from flexi.plan import build_plan

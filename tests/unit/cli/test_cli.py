@@ -62,7 +62,7 @@ def test_what_this_machine_refuses_is_one_sentence(monkeypatch: pytest.MonkeyPat
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/var/tmp/x")
 
-    monkeypatch.setattr(main, "render_plan", full)
+    monkeypatch.setattr("flexi.cli.site.render_plan", full)
     done = flexi("plan", "example")
     assert (done.returncode, done.stderr) == (1, "flexi: /var/tmp/x: No space left on device\n")
 

@@ -149,7 +149,7 @@ def test_a_dry_removal_only_foretells(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         subprocess, "run", lambda argv, **_: (ran.append(argv), subprocess.CompletedProcess(argv, 0, "", ""))[1]
     )
-    monkeypatch.setattr(main, "load", lambda site: (INVENTORY / "lab.yaml", lab_plan()))
+    monkeypatch.setattr("flexi.cli.deploy.load", lambda site: (INVENTORY / "lab.yaml", lab_plan()))
     done = CliRunner().invoke(main.cli, ["remove", "lab", "server-b", "--dry", "--purge"], catch_exceptions=False)
     assert done.exit_code == EXIT_OK
     (command,) = (argv for argv in ran if "remove.py" in argv)
