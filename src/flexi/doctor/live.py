@@ -15,6 +15,7 @@ KINDS = {
     Subject.UNIT: kinds.UNIT_DOWN,
     Subject.FIREWALL: kinds.FIREWALL_OPEN,
     Subject.AGENT: kinds.AGENT_SILENT,
+    Subject.CARDS: kinds.GPU_OTHER,
     Subject.MODEL: kinds.MODEL_NOT_READY,
     Subject.GATEWAY: kinds.GATEWAY_DOWN,
     Subject.CLIENTS: kinds.GATEWAY_WRONG,
@@ -25,7 +26,8 @@ KINDS = {
     Subject.BOT: kinds.BOT_NOT_READY,
 }
 """Kind of finding for each subject of a problem."""
-_MODELS = (Subject.MODEL, Subject.SERVER)
+_EXPLAINED = (Subject.MODEL, Subject.SERVER, Subject.CARDS)
+"""Subjects that any error of their GPU host explains."""
 _NO_LOOK = (kinds.UNREACHABLE, kinds.NO_ROOT, kinds.HANGS)
 
 
@@ -41,7 +43,7 @@ def findings(site: str, plan: Plan, problems: Sequence[Problem], known: Sequence
     for problem in problems:
         kind = KINDS[problem.subject]
         host = home.get(problem.group, problem.host)
-        if problem.host in silent or (problem.subject in _MODELS and host in broken | silent):
+        if problem.host in silent or (problem.subject in _EXPLAINED and host in broken | silent):
             continue
         if problem.unit.startswith("ollama@") and problem.host in broken:
             # The look at the host says why it does not start.
@@ -49,4 +51,6 @@ def findings(site: str, plan: Plan, problems: Sequence[Problem], known: Sequence
         same = [one for one in known if one.host == problem.host and one.kind is kind]
         if any(not problem.unit or problem.unit in one.what for one in same):
             continue
-        yield finding(kind, site, plan.host(problem.host), problem.what, unit=problem.unit or "flexi-agent.service")
+        host_plan = plan.host(problem.host)
+        words = {"unit": problem.unit or "flexi-agent.service", "place": host_plan.gpu_place}
+        yield finding(kind, site, host_plan, problem.what, **words)

@@ -21,6 +21,7 @@ class Subject(Enum):
     UNIT = "unit-down"
     FIREWALL = "firewall-open"
     AGENT = "agent-silent"
+    CARDS = "gpu-other"
     MODEL = "model-not-ready"
     GATEWAY = "gateway-down"
     CLIENTS = "gateway-answers-wrong"
@@ -88,6 +89,9 @@ def _agents(plan: Plan, look: Look, silent: set[str]) -> Iterator[Problem]:
     for status in look.hosts:
         if status.error and status.host not in silent:
             yield Problem(status.host, Subject.AGENT, status.error)
+        for severity, what in status.findings():
+            if severity == "error":
+                yield Problem(status.host, Subject.CARDS, what)
         for group, model in model_states(plan, status):
             if model["phase"] != "ready":
                 reason = f": {model['reason']}" if model.get("reason") else ""

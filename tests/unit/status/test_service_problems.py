@@ -177,6 +177,18 @@ def test_a_model_that_is_loading_is_not_ready_yet(plan: Plan) -> None:
     assert "loading: 40 %" in found.findings[0].what
 
 
+def test_a_card_that_the_agent_calls_another_is_an_error_and_a_warning_of_it_none(plan: Plan) -> None:
+    well = look(plan)
+    assert well.hosts[1].status is not None
+    well.hosts[1].status["findings"] = [
+        {"severity": "warning", "what": "infoROM is corrupted"},
+        {"severity": "error", "what": "GPU 0 (GPU-0) is a NVIDIA A40, the site file says H200"},
+    ]
+    found = examine_service("lab", plan, well)
+    assert [(one.kind.id, one.host) for one in found.findings] == [("gpu-other", "server-b")]
+    assert found.exit_status == 1
+
+
 # -- answers that cannot be read ---------------------------------------------------------------------------------------
 
 
