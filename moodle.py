@@ -4,5 +4,4 @@ from pyinfra import host
 
 from roles import moodle
 
-plan = host.data.flexi_moodle
-moodle.install(plan, plan.host, bool(host.data.get("new_key")))
+moodle.install(host.data.flexi_moodle, bool(host.data.get("new_key")))

@@ -4,12 +4,12 @@ from pyinfra import host
 
 from roles import removal, turn
 
-site = host.data.flexi_plan
-plan = host.data.flexi_host
+plan = host.data.flexi_plan
+host_plan = host.data.flexi_host
 
-mine = turn.number(site, plan.name)
-for number in host.loop(turn.numbers(site)):
-    turn.begin(number, mine, _sudo=True)
-    if number == mine:
-        turn.leave([removal.stop(plan, _sudo=True)], _sudo=True)
-removal.forget(bool(host.data.get("purge")), _sudo=True)
+own_turn = turn.number(plan, host_plan)
+for number in host.loop(turn.numbers(plan)):
+    turn.begin(number, own_turn, _sudo=True)
+    if number == own_turn:
+        turn.end_for_good([removal.stop(host_plan, _sudo=True)], _sudo=True)
+removal.clean(bool(host.data.get("purge")), _sudo=True)

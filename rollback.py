@@ -5,20 +5,20 @@ from pyinfra import host
 
 from roles import chat, ollama, turn
 
-site = host.data.flexi_plan
-plan = host.data.flexi_host
+plan = host.data.flexi_plan
+host_plan = host.data.flexi_host
 
 
 def change() -> None:
-    turn.end(plan, ollama.roll_back(plan, _sudo=True), _sudo=True)
+    turn.end(host_plan, ollama.roll_back(host_plan, _sudo=True), _sudo=True)
 
 
 if host.data.get("chat"):
-    if plan.chat:
-        chat.roll_back(plan.chat, _sudo=True)
+    if host_plan.chat:
+        chat.roll_back(host_plan.chat, _sudo=True)
 else:
-    mine = turn.number(site, plan.name)
-    for number in host.loop(turn.numbers(site)):
-        turn.begin(number, mine, _sudo=True)
-        if number == mine and plan.ollama:
+    own_turn = turn.number(plan, host_plan)
+    for number in host.loop(turn.numbers(plan)):
+        turn.begin(number, own_turn, _sudo=True)
+        if number == own_turn and host_plan.ollama:
             change()

@@ -6,15 +6,14 @@ The service keeps models loaded, and tells the gateway and people how each insta
 import json
 from io import BytesIO, StringIO
 
-from pyinfra import host
 from pyinfra.api import deploy
 from pyinfra.api.operation import OperationMeta
-from pyinfra.operations import files, systemd
+from pyinfra.operations import files
 
 from flexi.configs.agent import agent_config
 from flexi.configs.host_package import build
-from flexi.operations.applying import applied
 from flexi.plan.model.site import HostPlan
+from roles.services import UnitFile, managed_service
 from roles.users import service_user
 
 PACKAGE = "/opt/flexi/flexi-agent.pyz"
@@ -27,7 +26,7 @@ USER = "flexi-agent"
 
 @deploy("Agent package")
 def install_package() -> OperationMeta:
-    """Returns the operation that writes the agent."""
+    """Write the programs that run on hosts; returns the operation that writes them."""
     service_user(USER, "the agent's")
     return files.put(
         name="Write the agent",
@@ -38,33 +37,27 @@ def install_package() -> OperationMeta:
 
 
 @deploy("Agent")
-def install(plan: HostPlan, package: OperationMeta) -> None:
+def install(host_plan: HostPlan, package: OperationMeta) -> None:
+    """Run the agent; `package` is the operation that writes it."""
     files.directory(name="Make the directory of the drain switches", path="/etc/flexi/drain.d", mode="0755")
     config = files.put(
         name="Write the agent's configuration",
-        src=StringIO(json.dumps(agent_config(plan), indent=2) + "\n"),
+        src=StringIO(json.dumps(agent_config(host_plan), indent=2) + "\n"),
         dest=CONFIG,
         mode="0644",
         create_remote_dir=False,
     )
-    share = [
-        files.put(name=f"Write {name}", src=f"templates/agent/{name}", dest=f"{UNITS}/{name}", mode="0644")
-        for name in host.loop(SHARE)
-    ]
-    applied(
-        name="Restart flexi-share.socket with what is new",
-        what="flexi-share.socket",
-        inputs=tuple(f"{UNITS}/{unit}" for unit in SHARE),
-        command="systemctl restart flexi-share.socket",
-        after=share,
+    managed_service(
+        "flexi-share.socket",
+        unit_files=[UnitFile(f"Write {name}", f"templates/agent/{name}", f"{UNITS}/{name}") for name in SHARE],
+        restart_name="Restart flexi-share.socket with what is new",
+        start_name="Start flexi-share.socket",
     )
-    systemd.service(name="Start flexi-share.socket", service="flexi-share.socket", running=True, enabled=True)
-    unit = files.put(name="Write the agent's unit", src="templates/agent/flexi-agent.service", dest=UNIT, mode="0644")
-    applied(
-        name="Restart the agent with what is new",
-        what="flexi-agent.service",
-        inputs=(PACKAGE, CONFIG, UNIT),
-        command="systemctl restart flexi-agent.service",
-        after=[package, config, unit],
+    managed_service(
+        "flexi-agent.service",
+        unit_files=[UnitFile("Write the agent's unit", "templates/agent/flexi-agent.service", UNIT)],
+        restart_name="Restart the agent with what is new",
+        start_name="Start the agent",
+        watch=(PACKAGE, CONFIG, UNIT),
+        after=[package, config],
     )
-    systemd.service(name="Start the agent", service="flexi-agent.service", running=True, enabled=True)

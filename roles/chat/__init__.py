@@ -11,20 +11,10 @@ from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import files, systemd
 
 from flexi.configs.chat_package import build
-from flexi.operations.applying import applied
-from flexi.operations.chat import (
-    CURRENT_DIGEST,
-    SECRETS,
-    chat_release,
-    chat_releases_kept,
-    chat_secrets,
-    current_chat,
-    previous_chat,
-)
-from flexi.operations.packages import installed
+from flexi.operations import chat, packages, restart
 from flexi.plan.build.chat_settings import DATA, PROGRAMS, environment_file
 from flexi.plan.build.chat_sign_in import AGREEMENT
-from flexi.plan.model.chat import AgreementPlan, ChatHostPlan, ChatPlan
+from flexi.plan.model.chat import AgreementPlan, ChatHostPlan
 from flexi.plan.model.site import Plan
 from roles.chat import cleaning, database, sign_in
 from roles.users import service_user
@@ -38,60 +28,72 @@ AGREEMENT_FILES = tuple(f"{AGREEMENT}/{name}" for name in ("version", "de.md", "
 
 
 @deploy("Chat")
-def permit(chat: ChatPlan) -> None:
-    """Before anything else."""
-    database.permit(chat)
+def permit(plan: Plan) -> None:
+    """Fail the host before anything else where its chats would be hidden."""
+    database.permit(plan.chat)
 
 
 @deploy("Chat")
-def prepare(plan: ChatHostPlan) -> None:
-    """What takes long and interrupts nobody."""
+def prepare(chat_host: ChatHostPlan) -> None:
+    """Do what takes long and interrupts nobody."""
     service_user(USER, "the chat's", home=DATA)
     files.directory(name="Make the chat's data directory", path=DATA, user=USER, group=USER, mode="0700")
-    installed(name="Install the Python that runs the chat", packages=plan.packages)
-    chat_release(name=f"Install Open WebUI {plan.version}, each package checked by its hash", plan=plan)
-    database.prepare(plan.database)
-    chat_secrets(name="Make the chat's secrets, which never leave this host")
+    packages.present(name="Install the Python that runs the chat", names=chat_host.packages)
+    chat.install_release(
+        name=f"Install Open WebUI {chat_host.version}, each package checked by its hash", chat_host=chat_host
+    )
+    database.prepare(chat_host.database)
+    chat.make_secrets(name="Make the chat's secrets, which never leave this host")
 
 
 @deploy("Chat")
-def install(site: Plan, plan: ChatHostPlan) -> None:
+def install(plan: Plan, chat_host: ChatHostPlan) -> None:
     """Switch to the planned release and settings."""
     package = files.put(name="Write the chat's programs", src=BytesIO(build()), dest=PROGRAMS, mode="0644")
     settings = files.put(
         name="Write the chat's settings",
-        src=StringIO(environment_file(plan.environment)),
+        src=StringIO(environment_file(chat_host.environment)),
         dest=SETTINGS,
         group=USER,
         mode="0640",
         create_remote_dir=False,
     )
-    agreement = _agreement(site.chat.agreement)
-    given = sign_in.bring(site.chat)
-    logo = _logo(site.chat.logo)
+    agreement = _agreement(plan.chat.agreement)
+    given = sign_in.bring(plan.chat)
+    logo = _logo(plan.chat.logo)
     unit = files.put(name="Write the chat's unit", src=f"templates/chat/{SERVICE}", dest=UNIT, mode="0644")
-    switch = current_chat(name=f"Make Open WebUI {plan.version} the current release", release=plan.release)
+    switch = chat.switch_release(
+        name=f"Make Open WebUI {chat_host.version} the current release", release=chat_host.release
+    )
     _restart([package, settings, *agreement, *given, logo, unit, switch])
     systemd.service(name="Start the chat", service=SERVICE, running=True, enabled=True)
-    database.note(site.chat)
-    database.retire(plan.database)
-    sign_in.front(site.chat, plan.front_packages)
+    database.note(plan.chat)
+    database.retire(chat_host.database)
+    sign_in.front(plan.chat, chat_host.front_packages)
     cleaning.clean()
-    chat_releases_kept(name="Remove releases that nobody goes back to", release=plan.release, after=[switch])
+    chat.remove_old_releases(name="Remove releases that nobody goes back to", release=chat_host.release, after=[switch])
 
 
 @deploy("Chat")
-def roll_back(plan: ChatHostPlan) -> None:
+def roll_back(chat_host: ChatHostPlan) -> None:
     """Switch to the release before, with the same chats."""
-    _restart([previous_chat(name="Make the previous release current, the database with it", plan=plan)])
+    _restart([chat.roll_back(name="Make the previous release current, the database with it", chat_host=chat_host)])
 
 
 def _restart(after: list[OperationMeta]) -> None:
-    applied(
+    restart.on_change(
         name="Restart the chat with what is new",
-        what=SERVICE,
-        inputs=(CURRENT_DIGEST, PROGRAMS, SETTINGS, SECRETS, UNIT, LOGO, *AGREEMENT_FILES, *sign_in.INPUTS),
-        command=f"systemctl restart {SERVICE}",
+        service=SERVICE,
+        watch=(
+            chat.CURRENT_DIGEST,
+            PROGRAMS,
+            SETTINGS,
+            chat.SECRETS,
+            UNIT,
+            LOGO,
+            *AGREEMENT_FILES,
+            *sign_in.WATCHED_FILES,
+        ),
         after=after,
     )
 
@@ -102,11 +104,11 @@ def _logo(path: str | None) -> OperationMeta:
     return files.put(name="Bring the site's logo", src=path, dest=LOGO, group=USER, mode="0640")
 
 
-def _agreement(plan: AgreementPlan | None) -> list[OperationMeta]:
-    """What users agree to; without an agreement its files go."""
-    if plan is not None:
+def _agreement(agreement: AgreementPlan | None) -> list[OperationMeta]:
+    """Write what users agree to; without an agreement remove its files."""
+    if agreement is not None:
         files.directory(name="Make the directory of the agreement", path=AGREEMENT, group=USER, mode="0750")
-    sources = (StringIO(f"{plan.version}\n"), plan.de, plan.en) if plan else (None, None, None)
+    sources = (StringIO(f"{agreement.version}\n"), agreement.de, agreement.en) if agreement else (None, None, None)
     written = []
     for source, dest in host.loop(zip(sources, AGREEMENT_FILES, strict=True)):
         name = f"Write what users agree to ({dest.rsplit('/', 1)[1]})"

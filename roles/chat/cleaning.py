@@ -1,10 +1,8 @@
 """Once a day: what the chat need not keep any longer goes (`flexi_chat.cleaning`)."""
 
-from pyinfra import host
 from pyinfra.api import deploy
-from pyinfra.operations import files, systemd
 
-from flexi.operations.applying import applied
+from roles.services import UNIT_DIRECTORY, UnitFile, managed_service
 
 TIMER = "flexi-chat-cleaning.timer"
 UNITS = ("flexi-chat-cleaning.service", TIMER)
@@ -12,15 +10,10 @@ UNITS = ("flexi-chat-cleaning.service", TIMER)
 
 @deploy("Cleaning")
 def clean() -> None:
-    written = []
-    for unit in host.loop(UNITS):
-        dest = f"/etc/systemd/system/{unit}"
-        written.append(files.put(name=f"Write {unit}", src=f"templates/chat/{unit}", dest=dest, mode="0644"))
-    applied(
-        name="Follow the cleaning's units",
-        what=TIMER,
-        inputs=tuple(f"/etc/systemd/system/{unit}" for unit in UNITS),
-        command=f"systemctl restart {TIMER}",
-        after=written,
+    """Run the timer that deletes what the chat need not keep."""
+    managed_service(
+        TIMER,
+        unit_files=[UnitFile(f"Write {unit}", f"templates/chat/{unit}", f"{UNIT_DIRECTORY}/{unit}") for unit in UNITS],
+        restart_name="Follow the cleaning's units",
+        start_name="Clean the chat once a day",
     )
-    systemd.service(name="Clean the chat once a day", service=TIMER, running=True, enabled=True)

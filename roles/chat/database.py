@@ -1,18 +1,16 @@
-"""What several processes of the chat share: PostgreSQL with pgvector, and a Redis for what one tells the other."""
+"""The chat's shared services, for several processes of it: PostgreSQL with pgvector, and a Redis for messages."""
 
 from io import StringIO
 
 from pyinfra import host
 from pyinfra.api import deploy
-from pyinfra.operations import files, systemd
+from pyinfra.operations import files
 
 from flexi.components import chat as chat_files
 from flexi.local_files.chat_place import place
-from flexi.operations.applying import applied
-from flexi.operations.chat_database import chats_stay_seen, database_made, redis_installed
-from flexi.operations.packages import installed
-from flexi.operations.retiring import retired
+from flexi.operations import chat_database, packages, units
 from flexi.plan.model.chat import ChatDatabasePlan, ChatPlan
+from roles.services import UnitFile, managed_service
 
 HEALING = "/etc/systemd/system/postgresql@.service.d/flexi.conf"
 REDIS = "flexi-chat-redis.service"
@@ -21,68 +19,56 @@ REDIS_UNIT = f"/etc/systemd/system/{REDIS}"
 
 @deploy("Chat's database")
 def permit(chat: ChatPlan) -> None:
-    """Before anything else: a host whose chats nobody would see any more is left as it is."""
-    chats_stay_seen(
+    """Fail the host before anything else where nobody would see its chats any more."""
+    chat_database.fail_if_chats_hidden(
         name="See that no chats would be hidden", wanted=place(chat), left=str(host.data.get("leave_chats") or "")
     )
 
 
 @deploy("Chat's database")
 def note(chat: ChatPlan) -> None:
-    """Once the chat runs with it."""
+    """Note where the chats are, once the chat runs with it."""
     files.put(name="Note where the chats are", src=StringIO(f"{place(chat)}\n"), dest=chat_files.PLACE, mode="0644")
 
 
 @deploy("Chat's database")
-def prepare(plan: ChatDatabasePlan | None) -> None:
-    """Everything that the chat needs before it starts with it. Nothing where SQLite will do."""
-    if plan is None:
+def prepare(database: ChatDatabasePlan | None) -> None:
+    """Install all that the chat needs of its database before it starts; nothing where SQLite will do."""
+    if database is None:
         return
-    installed(name="Install what the chat's database needs", packages=plan.packages)
-    if plan.server:
-        _server(plan.name)
-    if plan.redis_package:
-        _redis(plan.redis_package)
+    packages.present(name="Install what the chat's database needs", names=database.packages)
+    if database.server:
+        _server(database.name)
+    if database.redis_package:
+        _redis(database.redis_package)
 
 
 @deploy("Chat's database")
-def retire(plan: ChatDatabasePlan | None) -> None:
-    """What the chat no longer uses is stopped once it runs without. PostgreSQL stays: it has what people wrote."""
-    keep = [REDIS] if plan and plan.redis_package else []
-    retired(name="Stop a Redis that the chat no longer uses", pattern=REDIS, keep=keep)
+def retire(database: ChatDatabasePlan | None) -> None:
+    """Stop what the chat no longer uses once it runs without. PostgreSQL stays: it has what people wrote."""
+    keep = [REDIS] if database and database.redis_package else []
+    units.absent(name="Stop a Redis that the chat no longer uses", pattern=REDIS, keep=keep)
 
 
 def _server(database: str) -> None:
-    healing = files.put(
-        name="Have PostgreSQL start again when it was killed",
-        src="templates/chat/postgresql.conf",
-        dest=HEALING,
-        mode="0644",
-    )
-    applied(
-        name="Let systemd know",
-        what="postgresql@.service",
-        inputs=(HEALING,),
+    managed_service(
+        "postgresql.service",
+        unit_files=[
+            UnitFile("Have PostgreSQL start again when it was killed", "templates/chat/postgresql.conf", HEALING)
+        ],
+        restart_name="Let systemd know",
+        start_name="Start PostgreSQL",
+        stamp="postgresql@.service",
         command="true",
-        after=[healing],
     )
-    systemd.service(name="Start PostgreSQL", service="postgresql.service", running=True, enabled=True)
-    database_made(name="Make the chat's database", database=database)
+    chat_database.create(name="Make the chat's database", database=database)
 
 
 def _redis(package: str) -> None:
-    redis_installed(name="Install Redis", package=package, service="redis-server.service")
-    unit = files.put(
-        name="Write the unit of the chat's Redis",
-        src=f"templates/chat/{REDIS}",
-        dest=REDIS_UNIT,
-        mode="0644",
+    chat_database.install_redis(name="Install Redis", package=package, service="redis-server.service")
+    managed_service(
+        REDIS,
+        unit_files=[UnitFile("Write the unit of the chat's Redis", f"templates/chat/{REDIS}", REDIS_UNIT)],
+        restart_name="Restart the chat's Redis with a new unit",
+        start_name="Start the chat's Redis",
     )
-    applied(
-        name="Restart the chat's Redis with a new unit",
-        what=REDIS,
-        inputs=(REDIS_UNIT,),
-        command=f"systemctl restart {REDIS}",
-        after=[unit],
-    )
-    systemd.service(name="Start the chat's Redis", service=REDIS, running=True, enabled=True)

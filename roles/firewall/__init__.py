@@ -4,41 +4,34 @@ The rules live in a table of their own, replaced in one atomic step, so that oth
 """
 
 from pyinfra.api import deploy
-from pyinfra.operations import files, systemd
 
 from flexi.configs.rendering import render
-from flexi.operations.applying import applied
-from flexi.operations.system import firewall_raised, validated_file
+from flexi.operations import firewall, host_files
 from flexi.plan.model.site import HostPlan
+from roles.services import UnitFile, managed_service
 
 RULES = "/etc/flexi/firewall.nft"
 UNIT = "/etc/systemd/system/flexi-firewall.service"
 
 
 @deploy("Firewall")
-def install(plan: HostPlan) -> None:
-    rules = validated_file(
+def install(host_plan: HostPlan) -> None:
+    """Put the plan's rules in force, now and at every boot."""
+    rules = host_files.validated(
         name="Write the firewall rules, checked by nft",
         dest=RULES,
-        content=render("firewall/firewall.nft.j2", rules=plan.firewall.rules, vrrp_from=plan.firewall.vrrp_from),
+        content=render(
+            "firewall/firewall.nft.j2", rules=host_plan.firewall.rules, vrrp_from=host_plan.firewall.vrrp_from
+        ),
         check="nft -c -f {}",
     )
-    firewall_raised(
+    firewall.load(
         name="Put the rules in force, unless they lock us out", rules=RULES, table="inet flexi", after=[rules]
     )
-    unit = files.put(
-        name="Write the firewall's unit", src="templates/firewall/flexi-firewall.service", dest=UNIT, mode="0644"
-    )
-    applied(
-        name="Let systemd read the firewall's unit",
-        what="flexi-firewall.service",
-        inputs=(UNIT,),
+    managed_service(
+        "flexi-firewall.service",
+        unit_files=[UnitFile("Write the firewall's unit", "templates/firewall/flexi-firewall.service", UNIT)],
+        restart_name="Let systemd read the firewall's unit",
+        start_name="Raise the firewall at every boot",
         command=":",
-        after=[unit],
-    )
-    systemd.service(
-        name="Raise the firewall at every boot",
-        service="flexi-firewall.service",
-        running=True,
-        enabled=True,
     )

@@ -17,20 +17,18 @@ from flexi.configs.agent import catalogue_config
 from flexi.configs.gateway import FOLLOW_KEYS, KEYS_MAP, KEYS_STAMP, MAPS, keys_map
 from flexi.configs.guard import guard_config
 from flexi.configs.rendering import render
-from flexi.operations.applying import applied
-from flexi.operations.chat import chat_known
-from flexi.operations.gateway import health_key
-from flexi.operations.packages import installed
-from flexi.operations.system import validated_file
+from flexi.operations import chat, host_files, packages, restart
+from flexi.operations import gateway as gateway_operations
 from flexi.plan.model.gateway import GatewayPlan
 from flexi.plan.model.site import Plan
 from roles.agent import PACKAGE
 from roles.gateway import certificate, failover, ledger
+from roles.services import UnitFile, managed_service
 from roles.users import service_user
 
 CERTIFICATE = f"{MAPS}/gateway.pem"
-PLACES = f"{MAPS}/places.lua"
-CHAT_AWAY = f"{MAPS}/chat-away.html"
+QUEUE_SCRIPT = f"{MAPS}/places.lua"
+CHAT_AWAY_PAGE = f"{MAPS}/chat-away.html"
 HAPROXY = "/etc/haproxy/haproxy.cfg"
 CATALOGUE = "/etc/flexi/catalogue.json"
 UNIT = "/etc/systemd/system/flexi-catalogue.service"
@@ -38,54 +36,87 @@ GUARD = "/etc/flexi/guard.json"
 GUARD_USER = "flexi-guard"
 GUARD_UNIT = "/etc/systemd/system/flexi-guard.service"
 GUARD_SOCKET = "/etc/systemd/system/flexi-guard.socket"
+ERROR_FORMAT_TABLES = ("dialects.map", "dialects-end.map")
+"""Maps of how errors look in each API format."""
 
 
 @deploy("Gateway")
 def install(plan: Plan, package: OperationMeta) -> None:
-    """`package` is the operation that writes the agent, whose other program is the catalogue."""
-    gateway, here = plan.gateway, plan.host(host.name).gateway
+    """Run the gateway; `package` is the operation that writes the agent, of which guard and catalogue are programs."""
     ledger.keep_off_the_disk()
-    packages = installed(name="Install HAProxy", packages=here.packages)
+    haproxy = packages.present(name="Install HAProxy", names=plan.host(host.name).gateway.packages)
+    _catalogue(plan, package)
+    guard = _guard(plan, package)
+    ledger.install(plan, package)
+    tables = _tables()
+    consumer_keys = _consumer_keys(plan.gateway)
+    health_key = gateway_operations.make_health_key(
+        name="Make the key of the health checks, which never leaves this host",
+        key_header="/etc/flexi/health.header",
+        key_map=f"{MAPS}/local.map",
+        consumer=HEALTH_CONSUMER,
+    )
+    page = _chat_away(plan.gateway)
+    chat_key = chat.write_key_map(
+        name="Know the chat's key",
+        dest=f"{MAPS}/chat.map",
+        chat_host_name=plan.chat.host if plan.chat else None,
+    )
+    certificates = certificate.provide(plan.gateway, CERTIFICATE)
+    reloaded = _haproxy(plan, [*page, *tables, health_key, chat_key, *certificates])
+    restart.on_change(
+        name="Tell HAProxy the consumers' keys, without a reload",
+        service=KEYS_STAMP,
+        watch=(KEYS_MAP,),
+        command=FOLLOW_KEYS,
+        after=[consumer_keys],
+    )
+    shared = failover.share(plan)
+    failover.end(plan, [haproxy, *guard, reloaded, *shared])
+    certificate.order(plan.gateway, CERTIFICATE)
 
-    catalogue = files.put(
+
+def _catalogue(plan: Plan, package: OperationMeta) -> None:
+    config = files.put(
         name="Write the catalogue's configuration",
         src=StringIO(json.dumps(catalogue_config(plan), indent=2) + "\n"),
         dest=CATALOGUE,
         mode="0644",
         create_remote_dir=False,
     )
-    unit = files.put(
-        name="Write the catalogue's unit", src="templates/gateway/flexi-catalogue.service", dest=UNIT, mode="0644"
+    managed_service(
+        "flexi-catalogue.service",
+        unit_files=[UnitFile("Write the catalogue's unit", "templates/gateway/flexi-catalogue.service", UNIT)],
+        restart_name="Restart the catalogue with what is new",
+        start_name="Start the catalogue",
+        watch=(PACKAGE, CATALOGUE, UNIT),
+        after=[package, config],
     )
-    applied(
-        name="Restart the catalogue with what is new",
-        what="flexi-catalogue.service",
-        inputs=(PACKAGE, CATALOGUE, UNIT),
-        command="systemctl restart flexi-catalogue.service",
-        after=[package, catalogue, unit],
-    )
-    systemd.service(name="Start the catalogue", service="flexi-catalogue.service", running=True, enabled=True)
 
-    judging = _guard(plan, package)
-    ledger.install(plan, package)
 
+def _tables() -> list[OperationMeta]:
+    """Write HAProxy's tables and its script that queues; returns the operations after which it must read them anew."""
     files.directory(name="Make the directory of the gateway's tables", path=MAPS, mode="0755")
-    dialects = [
+    error_formats = [
         files.put(
             name=f"Write how errors look in each API ({table})",
             src=f"templates/gateway/{table}",
             dest=f"{MAPS}/{table}",
             mode="0644",
         )
-        for table in host.loop(("dialects.map", "dialects-end.map"))
+        for table in host.loop(ERROR_FORMAT_TABLES)
     ]
-    places = files.put(
+    queue_script = files.put(
         name="Write how HAProxy waits for a consumer's place",
         src="templates/gateway/places.lua",
-        dest=PLACES,
+        dest=QUEUE_SCRIPT,
         mode="0644",
     )
-    keys = files.put(
+    return [*error_formats, queue_script]
+
+
+def _consumer_keys(gateway: GatewayPlan) -> OperationMeta:
+    return files.put(
         name="Write the consumers' keys (hashes only)",
         src=StringIO(keys_map(gateway.consumers)),
         dest=KEYS_MAP,
@@ -93,68 +124,50 @@ def install(plan: Plan, package: OperationMeta) -> None:
         group="haproxy",
         mode="0640",
     )
-    health = health_key(
-        name="Make the key of the health checks, which never leaves this host",
-        key_header="/etc/flexi/health.header",
-        key_map=f"{MAPS}/local.map",
-        consumer=HEALTH_CONSUMER,
-    )
-    away = _chat_away(gateway)
-    chat = chat_known(
-        name="Know the chat's key",
-        dest=f"{MAPS}/chat.map",
-        chat_host=plan.chat.host if plan.chat else None,
-    )
-    certificates = certificate.provide(gateway, CERTIFICATE)
-    config = validated_file(
+
+
+def _haproxy(plan: Plan, after: list[OperationMeta]) -> OperationMeta:
+    """Configure and run HAProxy; returns the operation that reloads it."""
+    gateway, here = plan.gateway, plan.host(host.name).gateway
+    config = host_files.validated(
         name="Write HAProxy's configuration, checked by HAProxy",
         dest=HAPROXY,
         content=render("gateway/haproxy.cfg.j2", gateway=gateway, here=here, name=host.name, maps=MAPS),
         check="haproxy -c -q -f {}",
     )
-    tables = ("dialects.map", "dialects-end.map", "local.map", "chat.map")
-    inputs = [HAPROXY, PLACES, *(f"{MAPS}/{table}" for table in tables)]
+    watch = [HAPROXY, QUEUE_SCRIPT, *(f"{MAPS}/{table}" for table in (*ERROR_FORMAT_TABLES, "local.map", "chat.map"))]
     if gateway.chat:
-        inputs.append(CHAT_AWAY)
+        watch.append(CHAT_AWAY_PAGE)
     if gateway.tls and not gateway.tls.acme:
         # What certbot renews it brings to HAProxy itself.
-        inputs.append(CERTIFICATE)
-    reloaded = applied(
-        name="Reload HAProxy without dropping a stream",
-        what="haproxy.service",
-        inputs=inputs,
+        watch.append(CERTIFICATE)
+    reloaded, _ = managed_service(
+        "haproxy.service",
+        restart_name="Reload HAProxy without dropping a stream",
+        start_name="Start HAProxy",
+        watch=watch,
         command=f"/usr/bin/python3 {PACKAGE} haproxy-reload",
-        after=[config, *away, *dialects, places, health, chat, *certificates],
+        after=[config, *after],
     )
-    systemd.service(name="Start HAProxy", service="haproxy.service", running=True, enabled=True)
-    applied(
-        name="Tell HAProxy the consumers' keys, without a reload",
-        what=KEYS_STAMP,
-        inputs=(KEYS_MAP,),
-        command=FOLLOW_KEYS,
-        after=[keys],
-    )
-    shared = failover.share(plan)
-    failover.end(plan, [packages, *judging, reloaded, *shared])
-    certificate.order(gateway, CERTIFICATE)
+    return reloaded
 
 
 def _chat_away(gateway: GatewayPlan) -> list[OperationMeta]:
-    """Returns the operations after which HAProxy must read the page anew."""
+    """Write the page for a chat that is away; returns the operations after which HAProxy must read it anew."""
     if not gateway.chat:
-        files.file(name="Have no page for a chat", path=CHAT_AWAY, present=False)
+        files.file(name="Have no page for a chat", path=CHAT_AWAY_PAGE, present=False)
         return []
     page = files.put(
         name="Write what users see while the chat is away",
         src=StringIO(render("gateway/chat-away.html.j2", gateway=gateway)),
-        dest=CHAT_AWAY,
+        dest=CHAT_AWAY_PAGE,
         mode="0644",
     )
     return [page]
 
 
 def _guard(plan: Plan, package: OperationMeta) -> list[OperationMeta]:
-    """Returns the operations after which the guard is another one."""
+    """Run the guard; returns the operations after which it is another one."""
     service_user(GUARD_USER, "the guard's")
     config = files.put(
         name="Write the guard's configuration",
@@ -175,18 +188,18 @@ def _guard(plan: Plan, package: OperationMeta) -> list[OperationMeta]:
     unit = files.put(
         name="Write the guard's unit", src="templates/gateway/flexi-guard.service", dest=GUARD_UNIT, mode="0644"
     )
-    restarted = applied(
+    restarted = restart.on_change(
         name="Restart the guard with new units",
-        what="flexi-guard.socket",
-        inputs=(GUARD_UNIT, GUARD_SOCKET),
+        service="flexi-guard.socket",
+        watch=(GUARD_UNIT, GUARD_SOCKET),
         # A socket is not made anew while the service holds it.
         command="systemctl stop flexi-guard.service; systemctl restart flexi-guard.socket flexi-guard.service",
         after=[sockets, unit],
     )
-    taken_over = applied(
+    taken_over = restart.on_change(
         name="Have the guard take over what is new, without dropping a stream",
-        what="flexi-guard.service",
-        inputs=(PACKAGE, GUARD),
+        service="flexi-guard.service",
+        watch=(PACKAGE, GUARD),
         command="systemctl reload-or-restart flexi-guard.service",
         after=[package, config],
     )

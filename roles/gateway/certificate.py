@@ -6,13 +6,7 @@ from pyinfra.operations import files, systemd
 
 from flexi.configs.rendering import render
 from flexi.local_files.certificates import external_account, pem
-from flexi.operations.certificate import (
-    PROGRAM,
-    certificate_brought,
-    certificate_made,
-    certificate_ordered,
-    secret_file,
-)
+from flexi.operations import certificate, host_files
 from flexi.plan.model.gateway import GatewayPlan
 
 SETTINGS = "/etc/flexi/certbot.ini"
@@ -21,7 +15,7 @@ TIMER = "certbot.timer"
 
 @deploy("Certificate")
 def provide(gateway: GatewayPlan, dest: str) -> list[OperationMeta]:
-    """Returns the operations after which HAProxy must read the certificate anew."""
+    """Put a certificate in place; returns the operations after which HAProxy must read it anew."""
     tls = gateway.tls
     if tls is None or tls.acme is None:
         # Without its settings certbot's hook leaves the certificate in use alone.
@@ -31,13 +25,13 @@ def provide(gateway: GatewayPlan, dest: str) -> list[OperationMeta]:
     files.put(
         name="Write the program that brings certificates to HAProxy",
         src="templates/gateway/flexi-certificate",
-        dest=PROGRAM,
+        dest=certificate.PROGRAM,
         mode="0755",
     )
     if tls.certificate and tls.key:
-        brought = certificate_brought(name="Bring the certificate", pem=pem(tls.certificate, tls.key), dest=dest)
+        brought = certificate.upload(name="Bring the certificate", pem=pem(tls.certificate, tls.key), dest=dest)
         return [brought]
-    made = certificate_made(
+    made = certificate.self_sign(
         name="Make a certificate to start with" if tls.acme else "Make the certificate",
         names=tls.names,
         dest=dest,
@@ -48,14 +42,14 @@ def provide(gateway: GatewayPlan, dest: str) -> list[OperationMeta]:
 
 @deploy("Certificate")
 def order(gateway: GatewayPlan, dest: str) -> None:
-    """What needs a gateway that answers: the authority comes and looks."""
+    """Order the certificate once the gateway answers: the authority asks it."""
     acme = gateway.tls and gateway.tls.acme
     if not acme:
         return
-    settings = secret_file(
+    settings = host_files.secret(
         name="Write how the certificate is ordered",
         dest=SETTINGS,
         content=render("gateway/certbot.ini.j2", gateway=gateway, account=external_account(acme.account)),
     )
-    certificate_ordered(name="Order the certificate", settings=SETTINGS, dest=dest, after=[settings])
+    certificate.order(name="Order the certificate", settings=SETTINGS, dest=dest, after=[settings])
     systemd.service(name="Have it renewed", service=TIMER, running=True, enabled=True)

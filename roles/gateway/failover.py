@@ -1,4 +1,4 @@
-"""The second gateway: who has the address that both share, and that one of them always serves."""
+"""The second gateway: the address that both share, and the order that lets one of them always serve."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -6,41 +6,43 @@ from functools import partial
 from pyinfra import host
 from pyinfra.api import deploy
 from pyinfra.api.operation import OperationMeta
-from pyinfra.operations import systemd
 
 from flexi.configs.rendering import render
-from flexi.operations.applying import applied
-from flexi.operations.failover import KEEPALIVED, OURS, failover_settings, gateway_serves
-from flexi.operations.retiring import retired
-from flexi.operations.turns import GATEWAYS, turn_begun
+from flexi.operations import keepalived, rollout, units
 from flexi.plan.model.site import Plan
+from roles.services import managed_service
 
 SETTINGS = "/etc/keepalived/keepalived.conf"
 
 
 @deploy("Failover")
 def share(plan: Plan) -> list[OperationMeta]:
-    """Returns the operations that may move the address."""
+    """Share the floating address; returns the operations that may move it."""
     here = plan.host(host.name).gateway
     failover = here.failover
     if failover is None:
-        retired(name="Share no address any more", pattern=KEEPALIVED, keep=(), only_with=OURS)
+        units.absent(
+            name="Share no address any more",
+            pattern=keepalived.UNIT,
+            keep=(),
+            only_with=keepalived.STARTED_BY_FLEXI_FILE,
+        )
         return []
-    settings = failover_settings(
+    settings = keepalived.write_settings(
         name="Write who shares the floating address, checked by keepalived",
         dest=SETTINGS,
         address=failover.own_address,
         content=partial(_settings, plan),
     )
-    moved = applied(
-        name="Have keepalived follow its settings",
-        what=KEEPALIVED,
-        inputs=(SETTINGS,),
-        command=f"systemctl reload-or-restart {KEEPALIVED}",
+    service = managed_service(
+        keepalived.UNIT,
+        restart_name="Have keepalived follow its settings",
+        start_name="Start keepalived",
+        watch=(SETTINGS,),
+        command=f"systemctl reload-or-restart {keepalived.UNIT}",
         after=[settings],
     )
-    started = systemd.service(name="Start keepalived", service=KEEPALIVED, running=True, enabled=True)
-    return [settings, moved, started]
+    return [settings, *service]
 
 
 def _settings(plan: Plan, interface: str) -> str:
@@ -54,30 +56,35 @@ def _settings(plan: Plan, interface: str) -> str:
 
 
 def number(plan: Plan) -> int | None:
-    """This gateway's place in the order: the standby goes first, while the other serves. None on other hosts."""
+    """Return this gateway's turn: the standby goes first, while the other serves. None on other hosts."""
     order = plan.gateway.hosts[::-1]
     return order.index(host.name) if host.name in order else None
 
 
 def numbers(plan: Plan) -> range:
-    """All turns, the same on every host."""
+    """Return the numbers of all turns, the same on every host."""
     return range(len(plan.gateway.hosts))
 
 
 @deploy("Failover")
 def begin(plan: Plan, turn: int) -> None:
-    """Every host calls it for every turn: that is where the others wait. A gateway that is alone waits for nobody."""
+    """Wait for the gateways before: every host calls it for every turn. A gateway that is alone waits for nobody."""
     if len(plan.gateway.hosts) > 1:
         mine = number(plan)
-        turn_begun(name=f"Wait for gateway {turn + 1}", number=turn, mine=-1 if mine is None else mine, row=GATEWAYS)
+        rollout.wait_for_turn(
+            name=f"Wait for gateway {turn + 1}",
+            number=turn,
+            own_turn=-1 if mine is None else mine,
+            row=rollout.GATEWAYS,
+        )
 
 
 @deploy("Failover")
 def end(plan: Plan, after: Sequence[OperationMeta]) -> None:
-    """`after` are the operations that change what serves."""
+    """Wait until this gateway serves again; `after` are the operations that change what serves."""
     if len(plan.gateway.hosts) > 1:
-        gateway_serves(
+        keepalived.wait_until_gateway_serves(
             name="See that this gateway serves before the other one is changed",
-            ask=f"curl -fsSk -m 5 -o /dev/null {plan.gateway.loopback_url}",
+            probe_command=f"curl -fsSk -m 5 -o /dev/null {plan.gateway.loopback_url}",
             after=after,
         )

@@ -1,4 +1,4 @@
-"""The ledger: what the gateway remembers of its requests, and that nothing else of them reaches a disk."""
+"""The ledger: the gateway's record of its requests; nothing else of them reaches a disk."""
 
 import json
 from io import StringIO
@@ -6,12 +6,13 @@ from io import StringIO
 from pyinfra import host
 from pyinfra.api import deploy
 from pyinfra.api.operation import OperationMeta
-from pyinfra.operations import files, systemd
+from pyinfra.operations import files
 
 from flexi.configs.agent import ledger_config
-from flexi.operations.applying import applied
+from flexi.operations import restart
 from flexi.plan.model.site import Plan
 from roles.agent import PACKAGE
+from roles.services import managed_service
 from roles.users import service_user
 
 USER = "flexi-ledger"
@@ -24,8 +25,8 @@ HAPROXY_DROP_IN = f"{UNITS}/haproxy.service.d/flexi.conf"
 
 @deploy("Gateway's memory")
 def keep_off_the_disk() -> None:
-    """Before HAProxy's package, which starts it. One that runs gets the limit without losing a stream: its workers have
-    it from their master."""
+    """Forbid HAProxy core dumps before its package starts it. One that runs gets the limit without losing a stream: its
+    workers inherit it from their master."""
     drop_in = files.put(
         name="Keep HAProxy's memory off the disk",
         src="templates/gateway/haproxy.conf",
@@ -33,10 +34,10 @@ def keep_off_the_disk() -> None:
         mode="0644",
     )
     master = "$(systemctl show -p MainPID --value haproxy.service)"
-    applied(
+    restart.on_change(
         name="Let a running HAProxy know",
-        what="haproxy-memory",
-        inputs=(HAPROXY_DROP_IN,),
+        service="haproxy-memory",
+        watch=(HAPROXY_DROP_IN,),
         command=f'[ "{master}" = 0 ] || prlimit --pid "{master}" --core=1:1',
         after=[drop_in],
     )
@@ -44,8 +45,8 @@ def keep_off_the_disk() -> None:
 
 @deploy("Ledger")
 def install(plan: Plan, package: OperationMeta) -> None:
-    """After the guard, whose user owns the socket. `package` is the operation that writes the agent, of which the
-    ledger is a program."""
+    """Run the ledger, after the guard, whose user owns the socket. `package` is the operation that writes the agent, of
+    which the ledger is a program."""
     service_user(USER, "the ledger's")
     config = files.put(
         name="Write the ledger's configuration",
@@ -64,19 +65,17 @@ def install(plan: Plan, package: OperationMeta) -> None:
         for kind in host.loop(("socket", "service"))
     )
     # The socket takes the ledger with it (Requires=): a record that waits is lost with it, so only for a new one.
-    applied(
-        name="Restart the ledger's socket with what is new",
-        what="flexi-ledger.socket",
-        inputs=(SOCKET,),
-        command="systemctl restart flexi-ledger.socket",
+    managed_service(
+        "flexi-ledger.socket",
+        restart_name="Restart the ledger's socket with what is new",
+        start_name="Start the ledger's socket",
+        watch=(SOCKET,),
         after=[socket],
     )
-    systemd.service(name="Start the ledger's socket", service="flexi-ledger.socket", running=True, enabled=True)
-    applied(
-        name="Restart the ledger with what is new",
-        what="flexi-ledger.service",
-        inputs=(PACKAGE, CONFIG, UNIT),
-        command="systemctl restart flexi-ledger.service",
+    managed_service(
+        "flexi-ledger.service",
+        restart_name="Restart the ledger with what is new",
+        start_name="Start the ledger",
+        watch=(PACKAGE, CONFIG, UNIT),
         after=[package, config, unit],
     )
-    systemd.service(name="Start the ledger", service="flexi-ledger.service", running=True, enabled=True)

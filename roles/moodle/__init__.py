@@ -2,16 +2,17 @@
 
 from pyinfra.api import deploy
 
-from flexi.operations.moodle import provider_set_up
-from flexi.plan.model.moodle import MoodleHostPlan, MoodlePlan
+from flexi.operations import moodle
+from flexi.plan.model.moodle import MoodlePlan
 
 
 @deploy("Moodle")
-def install(plan: MoodlePlan, on: MoodleHostPlan, new_key: bool) -> None:
-    provider_set_up(
-        name=f"Set up the provider {plan.name} in Moodle",
-        plan=plan,
+def install(moodle_plan: MoodlePlan, new_key: bool) -> None:
+    """Set the provider up as Moodle's web server."""
+    moodle.configure_provider(
+        name=f"Set up the provider {moodle_plan.name} in Moodle",
+        moodle=moodle_plan,
         new_key=new_key,
         _sudo=True,
-        _sudo_user=on.web_user,
+        _sudo_user=moodle_plan.host.web_user,
     )

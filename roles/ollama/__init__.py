@@ -5,21 +5,8 @@ from pyinfra.api import deploy
 from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import files, server, systemd
 
-from flexi.operations.applying import applied
-from flexi.operations.draining import Interruption
-from flexi.operations.ollama import (
-    CURRENT_DIGEST,
-    RELEASES,
-    current_release,
-    environment_file,
-    previous_release,
-    release,
-    releases_kept,
-)
-from flexi.operations.packages import installed
-from flexi.operations.retiring import retired
-from flexi.operations.stores import surplus_removed
-from flexi.plan.model.ollama import InstancePlan, OllamaPlan
+from flexi.operations import drain, ollama, packages, restart, stores, units
+from flexi.plan.model.ollama import InstancePlan
 from flexi.plan.model.site import HostPlan, Plan
 
 HOMES = "/var/lib/ollama"
@@ -28,8 +15,8 @@ DEVICE_GROUPS = ("video", "render")
 
 
 @deploy("Ollama")
-def fetch(plan: OllamaPlan) -> None:
-    """What takes long and interrupts nobody: the release lies beside the one in use."""
+def prepare(host_plan: HostPlan) -> None:
+    """Unpack the planned release beside the one in use: that takes long and interrupts nobody."""
     for group in host.loop(("ollama", *DEVICE_GROUPS)):
         server.group(name=f"Make the group {group}", group=group, system=True)
     server.user(
@@ -42,32 +29,31 @@ def fetch(plan: OllamaPlan) -> None:
         system=True,
         ensure_home=False,
     )
-    for directory in host.loop((HOMES, "/etc/ollama", RELEASES)):
+    for directory in host.loop((HOMES, "/etc/ollama", ollama.RELEASES)):
         files.directory(name=f"Make {directory}", path=directory, mode="0755")
-    installed(name="Install what unpacks a release", packages=plan.packages)
-    release(name=f"Unpack Ollama {plan.version}, its digest checked", plan=plan)
+    packages.present(name="Install what unpacks a release", names=host_plan.ollama.packages)
+    ollama.unpack_release(name=f"Unpack Ollama {host_plan.ollama.version}, its digest checked", ollama=host_plan.ollama)
 
 
 @deploy("Ollama")
-def retire(plan: HostPlan) -> list[OperationMeta]:
+def stop_former_instances(host_plan: HostPlan) -> list[OperationMeta]:
     """Stop what the plan no longer has here; returns the operations that interrupt."""
-    instances = plan.ollama.instances if plan.ollama else ()
+    instances = host_plan.ollama.instances if host_plan.ollama else ()
     return [
-        retired(
+        units.absent(
             name="Stop instances that the plan no longer has here",
             pattern="ollama@*.service",
             keep=[instance.unit for instance in instances],
-            drain_timeout_s=plan.maintenance.drain_timeout_s,
+            drain_timeout_s=host_plan.maintenance.drain_timeout_s,
         )
     ]
 
 
 @deploy("Ollama")
-def install(plan: HostPlan) -> list[OperationMeta]:
+def install(host_plan: HostPlan) -> list[OperationMeta]:
     """Switch to the planned release and settings; returns the operations that interrupt instances."""
-    ollama = plan.ollama
-    assert ollama is not None
-    switch = current_release(name=f"Make {ollama.version} the current release", version=ollama.version)
+    wanted = host_plan.ollama
+    switch = ollama.switch_release(name=f"Make {wanted.version} the current release", version=wanted.version)
     unit = files.put(
         name="Write the instances' unit",
         src="templates/ollama/ollama@.service",
@@ -75,7 +61,7 @@ def install(plan: HostPlan) -> list[OperationMeta]:
         mode="0644",
     )
     restarts = []
-    for instance in host.loop(ollama.instances):
+    for instance in host.loop(wanted.instances):
         for directory in host.loop((instance.home, instance.store)):
             files.directory(
                 name=f"Make {directory}",
@@ -84,52 +70,50 @@ def install(plan: HostPlan) -> list[OperationMeta]:
                 group="ollama",
                 mode="0700",
             )
-        environment = environment_file(
+        environment = ollama.write_environment(
             name=f"Write {instance.environment_file}",
             instance=instance,
-            gpu_count=plan.gpu_count,
-            expected=plan.expected_gpus,
-            place=plan.gpu_place,
+            gpu_count=host_plan.gpu_count,
+            expected=host_plan.expected_gpus,
+            place=host_plan.gpu_place,
         )
-        restarts.append(_restart(plan, instance, [switch, unit, environment]))
+        restarts.append(_restart(host_plan, instance, [switch, unit, environment]))
         systemd.service(
             name=f"Start {instance.unit}",
             service=instance.unit,
             running=True,
             enabled=True,
         )
-    releases_kept(name="Remove releases that nobody goes back to", version=ollama.version, after=[switch])
+    ollama.remove_old_releases(name="Remove releases that nobody goes back to", version=wanted.version, after=[switch])
     return restarts
 
 
 @deploy("Ollama")
-def roll_back(plan: HostPlan) -> list[OperationMeta]:
+def roll_back(host_plan: HostPlan) -> list[OperationMeta]:
     """Switch to the release before; returns the operations that interrupt instances."""
-    assert plan.ollama is not None
-    assert plan.driver is not None
-    switch = previous_release(
-        name="Make the previous release current", version=plan.ollama.version, major=plan.driver.major
+    switch = ollama.roll_back(
+        name="Make the previous release current", version=host_plan.ollama.version, major=host_plan.driver.major
     )
-    return [_restart(plan, instance, [switch]) for instance in host.loop(plan.ollama.instances)]
+    return [_restart(host_plan, instance, [switch]) for instance in host.loop(host_plan.ollama.instances)]
 
 
-def _restart(plan: HostPlan, instance: InstancePlan, after: list[OperationMeta]) -> OperationMeta:
-    return applied(
+def _restart(host_plan: HostPlan, instance: InstancePlan, after: list[OperationMeta]) -> OperationMeta:
+    return restart.on_change(
         name=f"Restart {instance.unit} with what is new",
-        what=instance.unit,
-        inputs=(UNIT, instance.environment_file, CURRENT_DIGEST),
-        # systemd counts restarts until it is told otherwise: those of before the mend are nobody's fault any more.
+        service=instance.unit,
+        watch=(UNIT, instance.environment_file, ollama.CURRENT_DIGEST),
+        # systemd counts restarts until it is reset: those of before the fix count no longer.
         command=f"systemctl reset-failed {instance.unit} 2>/dev/null || true\nsystemctl restart {instance.unit}",
         after=after,
-        interrupts=Interruption((instance.group,), plan.maintenance.drain_timeout_s),
+        interrupts=drain.Interruption((instance.group,), host_plan.maintenance.drain_timeout_s),
     )
 
 
 @deploy("Stores")
-def tidy(plan_host: HostPlan, plan: Plan) -> None:
-    """The last phase of a deploy: what has moved serves at its new place by then."""
-    surplus_removed(
+def remove_surplus(plan: Plan, host_plan: HostPlan) -> None:
+    """Delete models and stores that the site no longer wants here, last: what has moved serves elsewhere by then."""
+    stores.remove_surplus(
         name="Remove models and stores that the site no longer wants here",
-        plan_host=plan_host,
+        host_plan=host_plan,
         plan=plan,
     )

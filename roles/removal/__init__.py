@@ -6,9 +6,7 @@ from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import files
 
 from flexi.components import chat
-from flexi.operations.failover import KEEPALIVED, OURS
-from flexi.operations.packages import unheld_but
-from flexi.operations.retiring import forgotten, retired, unmasked
+from flexi.operations import deletion, keepalived, packages, units
 from flexi.plan.model.site import HostPlan
 from roles.base import GATEWAY_MARK, HOSTS_MARKER
 
@@ -73,29 +71,33 @@ STORES = (
 
 
 @deploy("Removal")
-def stop(plan: HostPlan) -> OperationMeta:
-    """What interrupts service: a gateway once the other one has the address, instances once it sends nothing more.
-    Returns the operation that drains them."""
-    retired(name=f"Stop {KEEPALIVED}", pattern=KEEPALIVED, keep=(), only_with=OURS)
-    retired(name="Stop HAProxy", pattern="haproxy.service", keep=(), only_with=GATEWAY_MARK)
-    drained = retired(
+def stop(host_plan: HostPlan) -> OperationMeta:
+    """Stop what serves: a gateway once the other one has the address, instances once the gateway sends nothing more.
+
+    Returns the operation that drains them.
+    """
+    units.absent(
+        name=f"Stop {keepalived.UNIT}", pattern=keepalived.UNIT, keep=(), only_with=keepalived.STARTED_BY_FLEXI_FILE
+    )
+    units.absent(name="Stop HAProxy", pattern="haproxy.service", keep=(), only_with=GATEWAY_MARK)
+    drained = units.absent(
         name="Stop the instances, drained before",
         pattern="ollama@*.service",
         keep=(),
-        drain_timeout_s=plan.maintenance.drain_timeout_s,
+        drain_timeout_s=host_plan.maintenance.drain_timeout_s,
     )
     for unit in host.loop(SERVICES):
-        retired(name=f"Stop {unit}", pattern=unit, keep=())
+        units.absent(name=f"Stop {unit}", pattern=unit, keep=())
     return drained
 
 
 @deploy("Removal")
-def forget(purge: bool) -> None:
-    """What is left of flexi; with `purge` models and chats as well. The driver and other packages stay, not on hold."""
-    unheld_but(name="Let go of all packages", packages=())
-    retired(name="Take the firewall down", pattern=FIREWALL, keep=())
-    unmasked(name="Leave Apache to its package", path=APACHE, only_with=chat.SETTINGS)
+def clean(purge: bool) -> None:
+    """Remove the rest of flexi, with `purge` models and chats too. The driver and other packages stay, not on hold."""
+    packages.holds_released(name="Let go of all packages", except_for=())
+    units.absent(name="Take the firewall down", pattern=FIREWALL, keep=())
+    units.unmask(name="Leave Apache to its package", path=APACHE, only_with=chat.SETTINGS)
     files.block(name="Forget the site's hosts", path="/etc/hosts", present=False, marker=HOSTS_MARKER)
-    forgotten(name="Remove flexi's files", patterns=FILES)
+    deletion.remove(name="Remove flexi's files", patterns=FILES)
     if purge:
-        forgotten(name="Remove the models and the chats", patterns=STORES)
+        deletion.remove(name="Remove the models and the chats", patterns=STORES)

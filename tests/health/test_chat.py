@@ -13,8 +13,7 @@ from flexi.configs.courses import courses_config
 from flexi.configs.gateway import curl_here
 from flexi.facts.chat import COURSES, CourseBots
 from flexi.facts.releases import ChatReleases
-from flexi.operations.chat import SECRETS
-from flexi.operations.courses import digests
+from flexi.operations import courses
 from flexi.plan.model.site import Plan
 from flexi_chat.courses.wanted import difference
 
@@ -57,7 +56,7 @@ def test_models(chat: str, plan: Plan, hosts: Hosts) -> None:
     here = plan.host(plan.chat.host).chat
     assert here is not None
     # The key travels over standard input, into no argument.
-    key = f"sed -n 's/^RAG_OLLAMA_API_KEY=/Authorization: Bearer /p' {SECRETS}"
+    key = f"sed -n 's/^RAG_OLLAMA_API_KEY=/Authorization: Bearer /p' {chat.SECRETS}"
     answer = hosts[plan.chat.host].run(
         f"{key} | curl -sS -m 30 -w '\\n%{{http_code}}' -H @- {here.gateway_url}/api/tags"
     )
@@ -91,5 +90,5 @@ def test_course_bots(chat: str, plan: Plan, hosts: Hosts) -> None:
     answer = hosts[plan.chat.host].run(chat_program(COURSES, "--url", plan.chat.inside_url, "state"))
     found = CourseBots().process(answer.stdout.splitlines())
     assert found is not None, f"it does not say what bots it has: {(answer.stdout or answer.stderr).strip()[:200]}"
-    steps = difference(courses_config(plan.chat, digests(plan.chat.courses)), found)
+    steps = difference(courses_config(plan.chat, courses.digests(plan.chat.courses)), found)
     assert not steps, f"a deploy would {steps[0]}" + (f", and {len(steps) - 1} things more" if steps[1:] else "")

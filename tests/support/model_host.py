@@ -26,13 +26,13 @@ from pyinfra.connectors.util import CommandOutput, OutputLine
 
 from flexi.components.stamps import STAMPS
 from flexi.facts.apt import HOLDS, Holds
-from flexi.facts.chat import CHAT_KEY_DIGEST, ChatDatabaseTruth, StoreTruth
-from flexi.facts.driver import REBOOT_MARK, DriverTruth
-from flexi.facts.gateway import CertificateTruth
+from flexi.facts.chat import CHAT_KEY_DIGEST, ChatDatabaseState, CourseStoreState
+from flexi.facts.driver import REBOOT_MARK, DriverState
+from flexi.facts.gateway import CertificateState
 from flexi.facts.host import LocalTime
-from flexi.facts.ollama import DRAIN_SWITCHES, OLLAMA_HOMES, Stored
+from flexi.facts.ollama import DRAIN_SWITCHES, OLLAMA_HOMES, GroupStore
 from flexi.facts.releases import Releases
-from flexi.facts.stamps import StampTruth
+from flexi.facts.stamps import StampState
 from flexi.probe import kernel_releases, upstream
 from flexi.status.instances import READ_COMMAND
 from flexi_host.agent.smi import Gpu
@@ -89,7 +89,7 @@ class ModelHost:
     """What each instance serves as soon as it runs, by group."""
     stores: dict[str, list[str]] = field(default_factory=dict)
     """Models on the disk, by group."""
-    database: ChatDatabaseTruth = field(default_factory=ChatDatabaseTruth)
+    database: ChatDatabaseState = field(default_factory=ChatDatabaseState)
     bots: dict[str, Any] | None = None
     """What the chat says of course bots; None while it cannot be asked."""
     stdin: str = ""
@@ -180,12 +180,12 @@ class ModelHost:
         later.apt(also, [])
         return {name: version for name, version in later.packages.items() if self.packages.get(name) != version}
 
-    def _fact_real(self, package: str) -> bool:
+    def _fact_real_package(self, package: str) -> bool:
         return not any(fnmatch(package, pattern) for pattern in self.gone)
 
-    def _fact_nvidia_driver(self) -> DriverTruth:
+    def _fact_nvidia_driver(self) -> DriverState:
         tried = [*self.files.get(REBOOT_MARK, File()).content.decode().split(), None, None]
-        return DriverTruth(
+        return DriverState(
             running=None if self.nouveau else self.driver,
             nouveau=self.nouveau,
             smi_error=self._smi_error(),
@@ -199,9 +199,9 @@ class ModelHost:
     def _fact_boot_id(self) -> str:
         return f"boot-{self.boots}"
 
-    def _fact_stamp(self, what: str, inputs: Sequence[str]) -> StampTruth:
+    def _fact_stamp(self, what: str, inputs: Sequence[str]) -> StampState:
         stamp = self.files.get(f"{STAMPS}/{what}")
-        return StampTruth(self._digest(inputs), stamp.content.decode() if stamp else None)
+        return StampState(self._digest(inputs), stamp.content.decode() if stamp else None)
 
     def _digest(self, paths: Iterable[str]) -> str:
         digest = hashlib.sha256()
@@ -239,12 +239,12 @@ class ModelHost:
         entry = self.files.get(CHAT_KEY_DIGEST)
         return entry.content.decode() if entry else None
 
-    def _fact_chat_database(self, database: str) -> ChatDatabaseTruth:
+    def _fact_chat_database(self, database: str) -> ChatDatabaseState:
         return self.database
 
-    def _fact_course_store(self, home: str) -> StoreTruth:
+    def _fact_course_store(self, home: str) -> CourseStoreState:
         names = (path.removeprefix(f"{home}/") for path in self.files if path.startswith(f"{home}/"))
-        return StoreTruth(frozenset(names), 10**12)
+        return CourseStoreState(frozenset(names), 10**12)
 
     def _fact_course_bots(self, url: str) -> dict[str, Any] | None:
         return self.bots
@@ -276,27 +276,27 @@ class ModelHost:
         lines = self.files.get(path, File()).content.decode().splitlines()
         return [uuid for line in lines if line.startswith("CUDA_VISIBLE_DEVICES=") for uuid in line[21:].split(",")]
 
-    def _fact_paths(self, patterns: Sequence[str]) -> list[str]:
+    def _fact_matching_paths(self, patterns: Sequence[str]) -> list[str]:
         there = [*self.files, *self.directories, *self.links]
         below = {str(path) for entry in there for path in (Path(entry), *Path(entry).parents)}
         # The shell's `*` stays within one directory.
         return sorted(path for path in below for p in patterns if fnmatch(path, p) and path.count("/") == p.count("/"))
 
-    def _fact_ollama_stores(self) -> list[Stored]:
-        return [Stored(group, tuple(models)) for group, models in self.stores.items()]
+    def _fact_ollama_stores(self) -> list[GroupStore]:
+        return [GroupStore(group, tuple(models)) for group, models in self.stores.items()]
 
     def _fact_sha256_file(self, path: str, **_: Any) -> str | None:
         entry = self.files.get(path)
         return hashlib.sha256(entry.content).hexdigest() if entry else None
 
-    def _fact_interface_of(self, address: str) -> str:
+    def _fact_interface_with_address(self, address: str) -> str:
         return "eth0"
 
-    def _fact_gateway_certificate(self, path: str) -> CertificateTruth:
+    def _fact_gateway_certificate(self, path: str) -> CertificateState:
         entry, lineage = self.files.get(path), self.files.get("/etc/letsencrypt/live/flexi/fullchain.pem")
         content = entry.content if entry else b""
         made = content.startswith(b"made for ")
-        return CertificateTruth(
+        return CertificateState(
             sha256=hashlib.sha256(content).hexdigest() if entry else None,
             self_signed=made,
             names=frozenset(content.decode().split()[2:]) if made else frozenset(),

@@ -27,7 +27,7 @@ def ask(plan: Plan, *arguments: str) -> dict[str, Any]:
     host = next(host for host in plan.hosts if host.name == chat.host)
     answer = remote.run(host, command(chat, "accounts", *arguments), _TIMEOUT_S)
     if not answer.reached:
-        raise FlexiError(f"{host.name} does not answer over SSH: {(answer.stderr.splitlines() or ['no answer'])[-1]}")
+        raise FlexiError(f"{host.name} {answer.unreachable}")
     try:
         said: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
     except (ValueError, IndexError):

@@ -21,6 +21,7 @@ from typing import IO, Any
 import pyrage
 
 from flexi.components import chat as chat_files
+from flexi.components.chat_programs import chat_program_as_root
 from flexi.errors import FlexiError, InputError
 from flexi.plan.model.chat import ChatPlan
 from flexi.plan.model.site import HostPlan, Plan
@@ -188,18 +189,18 @@ def check(file: Path, identities: Sequence[Any]) -> None:
 
 def _on_host(module: str, plan: Plan, chat: ChatPlan, *more: str) -> str:
     files = (chat_files.DATA, chat_files.SECRETS, chat_files.SETTINGS, chat_files.GIVEN)
-    words = shlex.join((plan.site, chat.version, *files, chat_files.USER, *more))
+    words = (plan.site, chat.version, *files, chat_files.USER, *more)
     missing = "there is no chat on this host: deploy it first"
     script = (
         f"[ -x {chat_files.CURRENT}/bin/python ] || {{ echo '{missing}' >&2; exit 1; }}; "
-        f"exec {chat_files.program(module)} {words}"
+        f"exec {chat_program_as_root(module, *words)}"
     )
     return f'if [ "$(id -u)" = 0 ]; then r=; else r="sudo -n"; fi; exec $r sh -c {shlex.quote(script)}'
 
 
 def _reason(host: HostPlan, status: int, said: list[str]) -> str:
     last = said[-1] if said else f"the connection broke (ssh ended with {status})"
-    return f"{host.name} does not answer over SSH: {last}" if status == remote.UNREACHABLE else f"{host.name}: {last}"
+    return f"{host.name} {remote.unreachable(last)}" if status == remote.UNREACHABLE else f"{host.name}: {last}"
 
 
 class _Words:

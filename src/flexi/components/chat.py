@@ -25,11 +25,3 @@ GIVEN = "/etc/flexi/chat-given.env"
 
 PROOF = "/etc/flexi/chat-proof.env"
 """Likewise, what Apache in front of the chat shows it; there only where Apache says who comes."""
-
-
-def program(module: str) -> str:
-    """The shell words that run a module of `flexi_chat` with the chat's own Python.
-
-    Nothing of the folder that it is run in (-P).
-    """
-    return f"env PYTHONPATH={PACKAGE} {CURRENT}/bin/python -P -m flexi_chat.{module}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 
+from flexi.components import chat
 from flexi.components.chat import CURRENT, DATA, GIVEN, PACKAGE, SECRETS, SETTINGS, USER
 
 PYTHON = f"{CURRENT}/bin/python"
@@ -31,3 +32,12 @@ def chat_program(module: str, *arguments: str) -> str:
     run += [f"--uid={USER}", f"--gid={USER}"]
     run += [f"--property={each}" for each in _PROPERTIES]
     return shlex.join([*run, PYTHON, "-P", "-m", f"flexi_chat.{module}", *arguments])
+
+
+def chat_program_as_root(module: str, *arguments: str) -> str:
+    """Return the shell words that run a module of `flexi_chat` as whoever calls, with nothing of the folder it is in.
+
+    For root, who reads and writes what the chat's user may not: backups, and how the chat is.
+    """
+    python = f"{chat.CURRENT}/bin/python"
+    return shlex.join(["env", f"PYTHONPATH={chat.PACKAGE}", python, "-P", "-m", f"flexi_chat.{module}", *arguments])

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 def stamping(what: str, inputs: Sequence[str]) -> str:
     """Shell commands that stamp `inputs` as applied, for an operation with steps of its own."""
-    return f"set -e; now=$({stamp_digest_command(inputs)}); {_write(what)}"
+    return f"set -e; now=$({stamp_digest_command(inputs)}); {stamp_write_command(what)}"
 
 
-def _write(what: str) -> str:
+def stamp_write_command(what: str) -> str:
+    """Return shell commands that keep the digest in $now as the stamp `what`."""
     path = shlex.quote(f"{STAMPS}/{what}")
     return f"mkdir -p {STAMPS}; printf '%s\\n' \"$now\" >{path}.new; mv -f {path}.new {path}"
 

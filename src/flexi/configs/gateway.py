@@ -13,7 +13,7 @@ AGENT = "/opt/flexi/flexi-agent.pyz"
 FOLLOW_KEYS = f"python3 {AGENT} keys --map {KEYS_MAP}"
 """Makes a running HAProxy know what `KEYS_MAP` says, without a reload."""
 KEYS_STAMP = "flexi-keys"
-"""Of `KEYS_MAP` as HAProxy was last told it (flexi.operations.applying)."""
+"""Of `KEYS_MAP` as HAProxy was last told it (flexi.operations.restart)."""
 
 HEALTH_HEADER = "/etc/flexi/health.header"
 """For curl's `-H @FILE`: the key of the health checks, root's alone."""

@@ -19,13 +19,16 @@ from flexi.site.keys import consumers
 from flexi.ssh import remote
 
 KEEP_OLD = timedelta(days=1)
-"""Of a key that Moodle replaced: requests that are under way, and a gateway that cannot be told at once."""
+"""Time that a replaced key stays valid: for requests under way, and for a gateway that cannot acknowledge at once."""
 _TIMEOUT_S = 120.0
 """Moodle's start takes a second or two; the first one after an upgrade fills its caches."""
 
 
 def deploy(site: Site, plan: Plan, console: Console, *, dry: bool, new_key: bool) -> int:
-    """Returns the exit status. InputError where the site file names no machine; FlexiError where Moodle refuses."""
+    """Set Moodle up and give the gateways its key; returns the exit status.
+
+    InputError where the site file names no machine; FlexiError where Moodle refuses.
+    """
     moodle = plan.moodle
     assert moodle is not None
     if moodle.host is None:
@@ -40,20 +43,20 @@ def deploy(site: Site, plan: Plan, console: Console, *, dry: bool, new_key: bool
     with KeysStore(site) as store:
         purpose = f"the provider {moodle.name} of {moodle.url}"
         store.adopt(moodle.consumer, digest, moodle.class_name, purpose=purpose, keep_old=KEEP_OLD)
-        told = tell(plan, consumers(store.entries))
-    for one in told:
+        answers = tell(plan, consumers(store.entries))
+    for one in answers:
         state = "knows Moodle's key" if one.known else one.problem or "is no gateway yet: the first deploy tells it"
         console.print(f"{one.host}: {state}", highlight=False, markup=False, soft_wrap=True)
-    return EXIT_FAILED if any(one.problem for one in told) else EXIT_OK
+    return EXIT_FAILED if any(one.problem for one in answers) else EXIT_OK
 
 
 def key_digest(moodle: MoodlePlan) -> str:
-    """SHA-256 of the key in Moodle's database. FlexiError where there is none to be had."""
+    """Return the SHA-256 of the key in Moodle's database. FlexiError where there is none to be had."""
     assert moodle.host is not None
     become = f"sudo -n -u {shlex.quote(moodle.host.web_user)} sh -s"
     answer = remote.run_at(moodle.host.ssh, become, _TIMEOUT_S, provider.script(moodle, apply=False))
     if not answer.reached:
-        raise FlexiError(f"Moodle's machine does not answer over SSH: {answer.stderr}")
+        raise FlexiError(f"Moodle's machine {answer.unreachable}")
     report = provider.read(answer.stdout.splitlines())
     if report.problems or report.key_sha256 is None:
         raise FlexiError("; ".join(report.problems) or answer.stderr or "Moodle has no key")

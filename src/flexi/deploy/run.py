@@ -25,7 +25,7 @@ READY_TIMEOUT_S = 6 * 3600
 
 
 def inventory_file(site_file: Path) -> Path:
-    """The two-line pyinfra inventory beside a site file; InputError where it is missing."""
+    """Return the two-line pyinfra inventory beside a site file; InputError where it is missing."""
     path = site_file.with_suffix(".py")
     if not path.exists():
         raise InputError(f"{path} is missing: copy inventory/example.py to it (two lines, the same for every site)")
@@ -34,7 +34,7 @@ def inventory_file(site_file: Path) -> Path:
 
 @dataclass(frozen=True)
 class Wish:
-    """What the admin asks for beside the site file. Host names are those of the site."""
+    """Options of a deploy beside the site file. Host names are those of the site."""
 
     limit: tuple[str, ...] = ()
     """Only these hosts; empty means all."""
@@ -44,17 +44,17 @@ class Wish:
     accept_gpus: tuple[str, ...] = ()
     """Hosts whose cards may be others than before."""
     purge: bool = False
-    """Of a host that leaves, remove the models and the chats too."""
+    """Remove the models and the chats too of a host that leaves."""
     new_key: bool = False
     """Moodle makes itself another key."""
     chat: bool = False
-    """Of a rollback: the chat's release, not Ollama's."""
+    """Roll back the chat's release, not Ollama's."""
     leave_chats: str = ""
-    """Where the chats are that the page may begin without (flexi.local_files.chat_place)."""
+    """Location of the chats that the page may begin without (flexi.local_files.chat_place)."""
 
     @property
     def data(self) -> list[str]:
-        """pyinfra's data for it: what an admin types after `--data`."""
+        """The options as pyinfra's data, in the form that an admin types after `--data`."""
         switches = {"allow_reboot": self.allow_reboot, "update": self.update, "purge": self.purge, "chat": self.chat}
         switches["new_key"] = self.new_key
         given = {**{key: "yes" for key, on in switches.items() if on}, "accept_gpus": ",".join(self.accept_gpus)}
@@ -62,7 +62,7 @@ class Wish:
         return [f"{key}={value}" for key, value in given.items() if value]
 
     def checked(self, plan: Plan) -> Wish:
-        """Itself; InputError where it names a host, or a chat's, that the site does not have."""
+        """Return itself; InputError where it names a host, or a chat's, that the site does not have."""
         known = [host.name for host in plan.hosts]
         for option, names in (("--limit", self.limit), ("--accept-gpus", self.accept_gpus)):
             for name in names:
@@ -74,7 +74,7 @@ class Wish:
 
 
 def pyinfra_command(site_file: Path, wish: Wish, *, script: str = "deploy.py", dry: bool = False) -> list[str]:
-    """The command that an admin could type as well, run from the checkout."""
+    """Return the command that an admin could type as well, run from the checkout."""
     command = [str(Path(sys.executable).with_name("pyinfra"))]
     # pyinfra tells its story on standard error; with --json the outcome of each host is on standard output.
     command += ["--dry"] if dry else ["-y", "--json"]
@@ -87,7 +87,7 @@ def pyinfra_command(site_file: Path, wish: Wish, *, script: str = "deploy.py", d
 
 
 def failed_hosts(output: str) -> list[str]:
-    """Hosts that pyinfra's --json names as failed; empty where it ended before it could say so."""
+    """Return hosts that pyinfra's --json names as failed; empty where it ended before it could say so."""
     try:
         return [str(name) for name in json.loads(output)["results"]["failed_hosts"]]
     except (ValueError, KeyError, TypeError):
@@ -95,7 +95,7 @@ def failed_hosts(output: str) -> list[str]:
 
 
 def changes(output: str) -> int:
-    """How many operations changed something, summed over the hosts."""
+    """Return how many operations changed something, summed over the hosts."""
     return int(json.loads(output)["results"]["totals"]["success"])
 
 
@@ -116,7 +116,7 @@ def run_pyinfra(plan: Plan, site_file: Path, console: Console, wish: Wish, *, sc
 
 
 def _refuse_without_files(plan: Plan) -> None:
-    """InputError where a file that SSH needs cannot be read: pyinfra breaks off with a traceback, or does without."""
+    """Raise InputError where a file that SSH needs cannot be read: pyinfra fails with a traceback, or does without."""
     for name in ("config", "identity"):
         for path in {getattr(host.ssh, name) for host in plan.hosts} - {None}:
             try:
@@ -130,8 +130,11 @@ def _refuse_without_files(plan: Plan) -> None:
 
 
 def _refuse_without_root(plan: Plan, site_file: Path, wish: Wish) -> None:
-    """FlexiError where a host answers and its user may not become root: pyinfra would ask for a password that no later
-    command could ask for, and where it cannot ask it breaks off. What does not answer is left to pyinfra."""
+    """Raise FlexiError where a host answers and its user may not become root.
+
+    pyinfra would ask for a password that no later command could ask for, and where it cannot ask it breaks off. Hosts
+    that do not answer are left to pyinfra.
+    """
     hosts = [host for host in plan.hosts if not wish.limit or host.name in wish.limit]
     answers = remote.for_each(hosts, lambda host: remote.run(host, "sudo -n true"))
     refused = {name: answer for name, answer in answers.items() if answer.reached and answer.status != 0}
@@ -144,7 +147,7 @@ def _refuse_without_root(plan: Plan, site_file: Path, wish: Wish) -> None:
 
 
 def deploy(plan: Plan, site_file: Path, console: Console, wish: Wish, *, dry: bool, wait: bool) -> int:
-    """Run pyinfra and, unless told otherwise, wait for the models; returns the exit status."""
+    """Run pyinfra and, unless `wait` is off, wait for the models; returns the exit status."""
     wish.checked(plan)
     changed = run_pyinfra(plan, site_file, console, wish, script="deploy.py", dry=dry)
     if dry:
@@ -190,7 +193,7 @@ def roll_back_chat(plan: Plan, site_file: Path, console: Console) -> int:
 
 
 def check_removable(plan: Plan, name: str) -> None:
-    """InputError where the site has no such host, or it is the gateway."""
+    """Raise InputError where the site has no such host, or it is the gateway."""
     known = [host.name for host in plan.hosts]
     if name not in known:
         raise InputError(f"{name}: the site has no such host; it has {', '.join(known)}")
@@ -223,7 +226,7 @@ def remove(plan: Plan, site_file: Path, console: Console, name: str, *, purge: b
 
 
 def last_homes(plan: Plan, name: str) -> list[str]:
-    """Models that only this host has."""
+    """Return models that only this host has."""
     elsewhere = {model.name for i in plan.instances if i.host != name for model in i.models}
     here = dict.fromkeys(model.name for i in plan.instances if i.host == name for model in i.models)
     return [model for model in here if model not in elsewhere]
@@ -247,7 +250,7 @@ def wait_for_models(plan: Plan, console: Console, wish: Wish, settle_s: float) -
 
 
 def deploy_and_verify(site_file: Path, console: Console) -> int:
-    """What `lab up` does with machines that are up: deploy, wait for the models, check; returns the exit status."""
+    """Deploy to a lab that is up, wait for the models and check; returns the exit status."""
     plan = build_plan(load_site(site_file))
     # Whoever brings a lab up may reboot its machines.
     status_of_deploy = deploy(plan, site_file, console, Wish(allow_reboot=True), dry=False, wait=True)

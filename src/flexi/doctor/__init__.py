@@ -15,6 +15,7 @@ from rich.console import Console
 from flexi.errors import EXIT_FAILED, EXIT_OK, InputError
 from flexi.health.report import Check
 from flexi.plan.model.site import HostPlan, Plan
+from flexi.ssh.remote import unreachable
 from flexi.status import problems as service_problems
 from flexi.status.instances import Look
 from flexi.status.instances import look as look_at_service
@@ -51,7 +52,7 @@ def judge(site: str, plan: HostPlan, reading: Reading, now: float) -> list[Findi
     if reading.truth is not None:
         return diagnose(Case(site, plan, reading.truth, reading.clock_offset_s, now))
     if not reading.reached:
-        return [finding(kinds.UNREACHABLE, site, plan, f"the host does not answer over SSH: {reading.error}")]
+        return [finding(kinds.UNREACHABLE, site, plan, f"the host {unreachable(reading.error)}")]
     if "sudo" in reading.error or "password" in reading.error:
         return [finding(kinds.NO_ROOT, site, plan, f"{plan.ssh.user} may not become root: {reading.error}")]
     return [finding(kinds.HANGS, site, plan, f"it gives no answer: {reading.error}")]

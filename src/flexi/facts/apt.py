@@ -13,6 +13,7 @@ from pyinfra.api.command import QuoteString
 from flexi.catalog.platforms import APT_SOURCES, APT_SOURCES_ONLY
 
 HOLDS = "/var/lib/flexi/holds"
+"""File with the names of packages that flexi put on hold."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Holds:
     """Packages on hold, and those of them that flexi put there."""
 
     held: frozenset[str]
-    ours: frozenset[str]
+    set_by_flexi: frozenset[str]
 
 
 class HeldPackages(FactBase[Holds]):
@@ -69,8 +70,8 @@ class KeyFingerprints(FactBase[list[str]]):
 
 
 class Upgrades(FactBase[dict[str, str]]):
-    """What apt would install or upgrade to bring `packages` (those that are installed, held or not) to the newest
-    that it may have, and to install `also`, with the present index and pins: package -> version. Empty where it
+    """Packages that apt would install or upgrade to bring `packages` (those that are installed, held or not) to the
+    newest that it may have, and to install `also`, with the present index and pins: package -> version. Empty where it
     cannot, or where there is nothing to bring up."""
 
     default = dict
@@ -93,8 +94,8 @@ class Upgrades(FactBase[dict[str, str]]):
         return {match.group(1): match.group(2) for match in matches if match}
 
 
-class Real(FactBase[bool]):
-    """Whether an archive of this host has a package that is not an empty one: Debian and Ubuntu mark those that only
+class RealPackage(FactBase[bool]):
+    """True where an archive of this host has a package that is not empty: Debian and Ubuntu mark those that only
     pull another one by their section or their description (as `flexi.probe` knows them)."""
 
     default = bool

@@ -11,15 +11,15 @@ from flexi.components.bundle import ARRIVED, INCOMING
 
 
 @dataclass(frozen=True)
-class BundleTruth:
-    """What of a bundle lies on a host: path to SHA-256 of files that are as they arrived, and to None of others."""
+class BundleState:
+    """Files of a bundle on a host: path to SHA-256 of those that are as they arrived, to None of others."""
 
     files: dict[str, str | None]
     free_bytes: int
 
 
-class BundleFiles(FactBase[BundleTruth]):
-    """Nothing is hashed: what has the size and the inode of its arrival is what arrived.
+class BundleFiles(FactBase[BundleState]):
+    """Files of the bundle. Nothing is hashed: what has the size and the inode of its arrival is what arrived.
 
     Not the time of its last change, which changes when a model is linked into a store.
     """
@@ -32,7 +32,7 @@ class BundleFiles(FactBase[BundleTruth]):
         )
         return StringCommand("sh", "-c", QuoteString(script))
 
-    def process(self, output: list[str]) -> BundleTruth:
+    def process(self, output: list[str]) -> BundleState:
         free, arrived, files = 0, {}, {}
         for line in output:
             kind, _, rest = line.partition(" ")
@@ -45,4 +45,4 @@ class BundleFiles(FactBase[BundleTruth]):
                 else:
                     files[path] = (size, inode)
         known = {path: arrived.get(path, ("", "", "")) for path in files}
-        return BundleTruth({path: known[path][0] if known[path][1:] == files[path] else None for path in files}, free)
+        return BundleState({path: known[path][0] if known[path][1:] == files[path] else None for path in files}, free)

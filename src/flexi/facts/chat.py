@@ -29,8 +29,8 @@ class ChatKeyDigest(FactBase[str | None]):
 
 
 @dataclass(frozen=True)
-class ChatDatabaseTruth:
-    """What a host's own PostgreSQL has for the chat."""
+class ChatDatabaseState:
+    """State of the chat's database in a host's own PostgreSQL."""
 
     role: bool = False
     database: bool = False
@@ -40,10 +40,10 @@ class ChatDatabaseTruth:
     """Open WebUI has its tables there."""
 
 
-class ChatDatabase(FactBase[ChatDatabaseTruth]):
+class ChatDatabase(FactBase[ChatDatabaseState]):
     """Nothing is there where PostgreSQL is not installed, or does not run yet."""
 
-    default = ChatDatabaseTruth
+    default = ChatDatabaseState
 
     def command(self, database: str) -> StringCommand:
         ask = "cd / && runuser -u postgres -- psql -XAtq"
@@ -58,23 +58,23 @@ class ChatDatabase(FactBase[ChatDatabaseTruth]):
         )
         return StringCommand("sh", "-c", QuoteString(script))
 
-    def process(self, output: list[str]) -> ChatDatabaseTruth:
+    def process(self, output: list[str]) -> ChatDatabaseState:
         found = {line.strip() for line in output}
-        return ChatDatabaseTruth(*(part in found for part in ("role", "database", "extension", "used")))
+        return ChatDatabaseState(*(part in found for part in ("role", "database", "extension", "used")))
 
 
 COURSES = "courses"
 
 
 @dataclass(frozen=True)
-class StoreTruth:
-    """Course material on the host: names, each the SHA-256 of what was sent, and the room that is left in bytes."""
+class CourseStoreState:
+    """Course material on the host: names, each the SHA-256 of what was sent, and the free space in bytes."""
 
     files: frozenset[str]
     free_bytes: int
 
 
-class CourseStore(FactBase[StoreTruth]):
+class CourseStore(FactBase[CourseStoreState]):
     """A file has its name only after its digest was found right."""
 
     def command(self, home: str) -> StringCommand:
@@ -84,14 +84,14 @@ class CourseStore(FactBase[StoreTruth]):
         )
         return StringCommand("sh", "-c", QuoteString(script))
 
-    def process(self, output: list[str]) -> StoreTruth:
+    def process(self, output: list[str]) -> CourseStoreState:
         words = [line.split(" ", 1) for line in output if " " in line]
         free = next((int(rest) for kind, rest in words if kind == "free"), 0) * 1024
-        return StoreTruth(frozenset(rest for kind, rest in words if kind == "file" and len(rest) == 64), free)
+        return CourseStoreState(frozenset(rest for kind, rest in words if kind == "file" and len(rest) == 64), free)
 
 
 class CourseBots(FactBase[Mapping[str, Any] | None]):
-    """What course bots there are, as flexi_chat.courses.wanted has it; None where the chat cannot be asked."""
+    """Course bots that there are, as flexi_chat.courses.wanted has it; None where the chat cannot be asked."""
 
     def command(self, url: str) -> StringCommand:
         state = chat_program(COURSES, "--url", url, "state")

@@ -12,8 +12,8 @@ from flexi.probe import booting_next, driver_version, is_mismatch, kernel_releas
 
 
 @dataclass(frozen=True)
-class DriverTruth:
-    """What the kernel and the user space say of the NVIDIA driver right now.
+class DriverState:
+    """State of the NVIDIA driver in the kernel and in user space.
 
     `running` is the loaded kernel module's version or None, `smi_error` the first complaint of nvidia-smi.
     """
@@ -33,13 +33,13 @@ class DriverTruth:
 
     @property
     def next_kernel(self) -> str | None:
-        """The kernel that the next boot starts, where it is another one than the running."""
+        """Release of the kernel that the next boot starts, where it is another one than the running."""
         newest = booting_next(self.kernels, self.kernel)
         return newest if newest != self.kernel else None
 
     @property
     def mismatch(self) -> bool:
-        """The library was exchanged under the loaded module: the one complaint of nvidia-smi that a boot mends."""
+        """True where the library was changed under the loaded module: the one error of nvidia-smi that a boot fixes."""
         return self.smi_error is not None and is_mismatch([self.smi_error])
 
     @property
@@ -48,10 +48,10 @@ class DriverTruth:
 
 
 REBOOT_MARK = "/var/lib/flexi/driver-boot-id"
-"""What our last reboot did not mend: the id of the boot that it led to and, where the driver was right and only an
-older kernel was started, on a second line the kernel that was wanted."""
+"""File with what our last reboot did not fix: the id of the boot that it led to and, where the driver was right and
+only an older kernel was started, on a second line the kernel that was wanted."""
 
-_DRIVER_TRUTH = f"""
+_DRIVER_STATE = f"""
 echo "running=$(cat /proc/driver/nvidia/version 2>/dev/null | head -n1)"
 echo "nouveau=$([ -d /sys/module/nouveau ] && echo 1 || echo 0)"
 echo "boot_id=$(cat /proc/sys/kernel/random/boot_id)"
@@ -61,19 +61,19 @@ dpkg-query -W -f='${{db:Status-Status}} ${{Package}}\\n' 'linux-image-*' 2>/dev/
 """
 
 
-class NvidiaDriver(FactBase[DriverTruth]):
+class NvidiaDriver(FactBase[DriverState]):
     """The running driver, and what nvidia-smi complains of."""
 
     def command(self) -> StringCommand:
-        return StringCommand("sh", "-c", QuoteString(f"{_DRIVER_TRUTH.strip()}\n{_CARDS}true"))
+        return StringCommand("sh", "-c", QuoteString(f"{_DRIVER_STATE.strip()}\n{_CARDS}true"))
 
-    def process(self, output: list[str]) -> DriverTruth:
+    def process(self, output: list[str]) -> DriverState:
         pairs = [line.split("=", 1) for line in output if "=" in line]
         values = dict(pair for pair in pairs if pair[0] != "image")
         tried = values.get("tried", "").split()
         cards = parse_cards("\n".join(output))
         errors = cards.errors if cards else ("nvidia-smi is not installed",)
-        return DriverTruth(
+        return DriverState(
             running=driver_version(values.get("running", "")),
             nouveau=values.get("nouveau", "0") not in ("", "0"),
             smi_error=errors[0] if errors else None,

@@ -7,7 +7,7 @@ from pyinfra.api.command import QuoteString
 
 
 class NftTable(FactBase[bool]):
-    """Whether an nftables table (`inet flexi`) is loaded."""
+    """True where an nftables table (`inet flexi`) is loaded."""
 
     def command(self, table: str) -> StringCommand:
         return StringCommand("sh", "-c", QuoteString(f"nft list table {table} >/dev/null 2>&1 && echo yes; true"))

@@ -11,25 +11,25 @@ from pyinfra.api.command import QuoteString
 
 
 @dataclass(frozen=True)
-class CertificateTruth:
+class CertificateState:
     """The certificate that HAProxy has, and the one that certbot last got."""
 
     sha256: str | None = None
-    """Of the file with certificate, chain and key; None where there is none."""
+    """SHA-256 of the file with certificate, chain and key; None where there is none."""
     self_signed: bool = False
     """Made by flexi's own program on the host."""
     names: frozenset[str] = frozenset()
-    """As `TlsPlan.names` has them."""
+    """Names in the form of `TlsPlan.names`."""
     lasts: bool = False
-    """For 30 days more."""
+    """Valid for at least 30 days more."""
     ordered_sha256: str | None = None
-    """Of certbot's newest certificate, chain and key together."""
+    """SHA-256 of certbot's newest certificate, chain and key together."""
 
 
-class GatewayCertificate(FactBase[CertificateTruth]):
-    """What is true of the certificate file `path`."""
+class GatewayCertificate(FactBase[CertificateState]):
+    """State of the certificate file `path`."""
 
-    default = CertificateTruth
+    default = CertificateState
 
     def command(self, path: str) -> StringCommand:
         file, lineage = shlex.quote(path), "/etc/letsencrypt/live/flexi"
@@ -43,14 +43,14 @@ class GatewayCertificate(FactBase[CertificateTruth]):
         )
         return StringCommand("sh", "-c", QuoteString(script))
 
-    def process(self, output: list[str]) -> CertificateTruth:
+    def process(self, output: list[str]) -> CertificateState:
         words = dict(
             line.split("=" if line.startswith(("subject=", "issuer=")) else " ", 1)
             for line in output
             if re.match(r"(ordered|sha256) |(subject|issuer)=", line)
         )
         names = re.findall(r"(DNS|IP) ?(?:Address)?:([^,\s]+)", " ".join(output))
-        return CertificateTruth(
+        return CertificateState(
             sha256=words.get("sha256"),
             self_signed=words.get("subject") == words.get("issuer") == "CN=flexi gateway (self-signed)",
             names=frozenset(f"{kind}:{name}" for kind, name in names),
@@ -59,7 +59,7 @@ class GatewayCertificate(FactBase[CertificateTruth]):
         )
 
 
-class InterfaceOf(FactBase[str | None]):
+class InterfaceWithAddress(FactBase[str | None]):
     """The network interface that has the IPv4 `address`; None where none has it."""
 
     def command(self, address: str) -> StringCommand:

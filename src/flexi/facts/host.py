@@ -1,4 +1,4 @@
-"""pyinfra facts: what is true on a host, read without changing it."""
+"""A host's units, clock and paths."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class HostTime(FactBase[LocalTime]):
         return LocalTime(weekday, 60 * hours + minutes)
 
 
-class Paths(FactBase[list[str]]):
+class MatchingPaths(FactBase[list[str]]):
     """Paths that exist among those which the shell patterns match; not directories of empty mount points, of which
     nothing can be removed."""
 

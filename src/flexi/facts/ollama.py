@@ -63,7 +63,7 @@ done
 
 
 @dataclass(frozen=True)
-class Stored:
+class GroupStore:
     """The store of a group, as it lies on the disk."""
 
     group: str
@@ -71,7 +71,7 @@ class Stored:
     """Full names, sorted."""
 
 
-class OllamaStores(FactBase[list[Stored]]):
+class OllamaStores(FactBase[list[GroupStore]]):
     """Stores that flexi made: directories with models below /var/lib/ollama whose group has an environment file."""
 
     default = list
@@ -79,7 +79,7 @@ class OllamaStores(FactBase[list[Stored]]):
     def command(self) -> StringCommand:
         return StringCommand("sh", "-c", QuoteString(_LIST_STORES))
 
-    def process(self, output: list[str]) -> list[Stored]:
+    def process(self, output: list[str]) -> list[GroupStore]:
         found: dict[str, list[str]] = {}
         models: list[str] = []
         for line in output:
@@ -90,11 +90,11 @@ class OllamaStores(FactBase[list[Stored]]):
                     found[value] = models
             elif kind == "model" and value.count("/") == 3:
                 models.append(_model_name(value))
-        return [Stored(group, tuple(sorted(models))) for group, models in found.items()]
+        return [GroupStore(group, tuple(sorted(models))) for group, models in found.items()]
 
 
 def _model_name(manifest: str) -> str:
-    """The name of the model whose manifest lies there (types/model/name.go DisplayShortest, Ollama v0.24.0)."""
+    """Return the name of the model whose manifest lies there (types/model/name.go DisplayShortest, Ollama v0.24.0)."""
     place, namespace, model, tag = manifest.split("/")
     named = f"{model}:{tag}".lower()
     if place != "registry.ollama.ai":

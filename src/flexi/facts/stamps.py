@@ -13,18 +13,18 @@ from flexi.components.stamps import STAMPS, stamp_digest_command
 
 
 @dataclass(frozen=True)
-class StampTruth:
+class StampState:
     """Digest of some files now, and the one that was stamped when something was last done with them."""
 
     present: str
     stamped: str | None
 
 
-class Stamp(FactBase[StampTruth]):
+class Stamp(FactBase[StampState]):
     def command(self, what: str, inputs: Sequence[str]) -> StringCommand:
         script = f"{stamp_digest_command(inputs)}; cat {shlex.quote(f'{STAMPS}/{what}')} 2>/dev/null; true"
         return StringCommand("sh", "-c", QuoteString(script))
 
-    def process(self, output: list[str]) -> StampTruth:
+    def process(self, output: list[str]) -> StampState:
         lines = [line.strip() for line in output if line.strip()]
-        return StampTruth(lines[0] if lines else "", lines[1] if len(lines) > 1 else None)
+        return StampState(lines[0] if lines else "", lines[1] if len(lines) > 1 else None)

@@ -76,7 +76,7 @@ def _told(host: str, answer: remote.Answer) -> Told:
     if answer.status == 0:
         return Told(host, known=True)
     if not answer.reached:
-        return Told(host, known=False, problem=f"does not answer over SSH: {last}")
+        return Told(host, known=False, problem=answer.unreachable)
     if answer.status == _NOT_DEPLOYED:
         return Told(host, known=False)
     if answer.status == _CUT:

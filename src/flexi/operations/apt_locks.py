@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from pyinfra.api import QuoteString, StringCommand
 
-WAIT_S = 600
+LOCK_TIMEOUT_S = 600
 """A night's upgrades take minutes."""
 POLL_S = 5
 
-PATIENCE = ("-o", f"DPkg::Lock::Timeout={WAIT_S}")
+APT_LOCK_OPTIONS = ("-o", f"DPkg::Lock::Timeout={LOCK_TIMEOUT_S}")
 """apt-get waits for dpkg's locks by itself (apt 1.9.11 and later; Ubuntu 22.04 has 2.4). Never for that of its index:
 `apt-get update` of apt 2.6 with this option fails at once."""
 
@@ -26,12 +26,15 @@ done
 """
 
 
-def waiting(command: str) -> str:
-    """Shell text that runs `command` again while another process has the lock of apt's index or of dpkg, for at most
-    WAIT_S; ends the shell with 1 and the words of `command` where it fails. These must be apt-get's or dpkg's own."""
-    return _RETRY.format(tries=WAIT_S // POLL_S, command=command, poll=POLL_S)
+def retry_while_locked(command: str) -> str:
+    """Return shell text that runs `command` again while another process has the lock of apt's index or of dpkg.
+
+    For at most LOCK_TIMEOUT_S; it ends the shell with 1 and the message of `command` where it fails, which must be
+    apt-get's or dpkg's own.
+    """
+    return _RETRY.format(tries=LOCK_TIMEOUT_S // POLL_S, command=command, poll=POLL_S)
 
 
-def fresh_index() -> StringCommand:
-    """apt's index as the archives have it now."""
-    return StringCommand("sh", "-c", QuoteString(waiting("apt-get -qq update")))
+def update_index() -> StringCommand:
+    """Return the command that brings apt's index up to date."""
+    return StringCommand("sh", "-c", QuoteString(retry_while_locked("apt-get -qq update")))

@@ -8,13 +8,13 @@ from pyinfra import host
 from pyinfra.api import FunctionCommand, operation
 
 from flexi.facts.gpus import NvidiaGpus
-from flexi.operations.refusal import refuse
+from flexi.operations.host_failure import fail_host
 from flexi_host.agent import smi
 from flexi_host.agent.smi import Expected, Gpu
 
 
 def wrong_cards(present: Sequence[Gpu], expected: Expected | None, host_name: str, place: str) -> str | None:
-    """Why these are not the cards that the plan counts with, and what to do; None where they are."""
+    """Say why these are not the cards that the plan counts with, and what to do; None where they are."""
     others = [words for gpu in present if expected and (words := smi.other(gpu, expected))]
     if not others:
         return None
@@ -24,7 +24,7 @@ def wrong_cards(present: Sequence[Gpu], expected: Expected | None, host_name: st
 
 
 @operation()
-def cards_expected(
+def require_planned(
     expected: Expected | None, place: str, untouched: str = "Nothing was changed here"
 ) -> Generator[FunctionCommand, None, None]:
     """Fail the host before it is changed where its cards are not those of the site file.
@@ -37,4 +37,4 @@ def cards_expected(
     if words is None:
         host.noop("the cards are those of the site file, or no driver shows them yet")
         return
-    yield refuse(f"{words}. {untouched}")
+    yield fail_host(f"{words}. {untouched}")

@@ -7,39 +7,26 @@ that others may read, not even for a moment: what SFTP uploads lies in /tmp firs
 from __future__ import annotations
 
 import hashlib
-import shlex
 from collections.abc import Generator, Sequence
 
 from pyinfra import host
 from pyinfra.api import QuoteString, StringCommand, operation
 from pyinfra.api.operation import OperationMeta
-from pyinfra.facts.files import Sha256File
 
 from flexi.components.stamps import stamping
 from flexi.facts.gateway import GatewayCertificate
 from flexi.facts.stamps import Stamp
-from flexi.operations.foresight import happened
+from flexi.operations.prediction import changed
 
 Commands = Generator[StringCommand, None, None]
 
 PROGRAM = "/opt/flexi/flexi-certificate"
 LINEAGE = "/etc/letsencrypt/live/flexi"
-"""Where certbot keeps the newest certificate of the name `flexi` (certbot(1), --cert-name)."""
+"""Directory in which certbot keeps the newest certificate of the name `flexi` (certbot(1), --cert-name)."""
 
 
 @operation()
-def secret_file(dest: str, content: str) -> Commands:
-    """Write `content`, which nobody but root may read, without showing it."""
-    if host.get_fact(Sha256File, path=dest) == _digest(content):
-        host.noop(f"{dest} is up to date")
-        return
-    new = shlex.quote(f"{dest}.new")
-    script = f"set -e; umask 077; cat >{new}; mv -f {new} {shlex.quote(dest)}"
-    yield StringCommand("sh", "-c", QuoteString(script), _stdin=content)
-
-
-@operation()
-def certificate_brought(pem: str, dest: str) -> Commands:
+def upload(pem: str, dest: str) -> Commands:
     """Make `pem` (certificate, chain and key) the gateway's, once HAProxy accepts it."""
     if host.get_fact(GatewayCertificate, path=dest).sha256 == _digest(pem):
         host.noop("it is the one in use")
@@ -48,28 +35,28 @@ def certificate_brought(pem: str, dest: str) -> Commands:
 
 
 @operation()
-def certificate_made(names: Sequence[str], dest: str, only_first: bool = False) -> Commands:
+def self_sign(names: Sequence[str], dest: str, only_first: bool = False) -> Commands:
     """Make a self-signed certificate for `names` (`DNS:host`, `IP:address`) where there is none of that kind, or it
     ends within 30 days. With `only_first` any certificate will do: it is there so that HAProxy can start."""
-    truth = host.get_fact(GatewayCertificate, path=dest)
-    right = truth.self_signed and truth.names == frozenset(names) and truth.lasts
-    if truth.sha256 and (only_first or right):
+    present = host.get_fact(GatewayCertificate, path=dest)
+    right = present.self_signed and present.names == frozenset(names) and present.lasts
+    if present.sha256 and (only_first or right):
         host.noop("there is one")
         return
     yield StringCommand(PROGRAM, "self-signed", *(QuoteString(name) for name in names))
 
 
 @operation()
-def certificate_ordered(settings: str, dest: str, after: Sequence[OperationMeta] = ()) -> Commands:
+def order(settings: str, dest: str, after: Sequence[OperationMeta] = ()) -> Commands:
     """Have certbot order a certificate with the file `settings` where it never did, or did with others; its deploy hook
     brings what comes to HAProxy. Renewals are the business of certbot's own timer."""
     stamp = host.get_fact(Stamp, what="certificate", inputs=(settings,))
-    truth = host.get_fact(GatewayCertificate, path=dest)
-    if stamp.stamped != stamp.present or not truth.ordered_sha256 or happened(after):
+    present = host.get_fact(GatewayCertificate, path=dest)
+    if stamp.stamped != stamp.present or not present.ordered_sha256 or changed(after):
         # On standard error, because that is shown of a command that fails: the authority says what it missed.
         script = f"certbot certonly --config {settings} >&2; {stamping('certificate', (settings,))}"
         yield StringCommand("sh", "-c", QuoteString(f"set -e; {script}"))
-    elif truth.ordered_sha256 != truth.sha256:
+    elif present.ordered_sha256 != present.sha256:
         yield StringCommand(f"RENEWED_LINEAGE={LINEAGE}", PROGRAM, "renewed")
     else:
         host.noop("it is there, and renews itself")

@@ -16,49 +16,50 @@ from flexi.catalog import chat_lock, uv_lock
 from flexi.catalog.consumers import CHAT_CONSUMER
 from flexi.components import chat
 from flexi.components.chat import PROOF
+from flexi.components.chat_programs import chat_program
 from flexi.facts.chat import CHAT_KEY_DIGEST, ChatKeyDigest
 from flexi.facts.releases import ChatReleases
-from flexi.operations.foresight import announced
-from flexi.operations.refusal import refuse
+from flexi.operations import releases
+from flexi.operations.host_failure import fail_host
 from flexi.plan.model.chat import ChatHostPlan
 
 Commands = Generator[StringCommand, None, None]
 
 RELEASES = ChatReleases.root
 CURRENT_DIGEST = f"{RELEASES}/current/{ChatReleases.mark}"
-"""Changes with the release in use."""
+"""File that changes with the release in use."""
 SECRETS = "/etc/flexi/chat-secrets.env"
 
 
 @operation()
-def chat_release(plan: ChatHostPlan) -> Commands:
+def install_release(chat_host: ChatHostPlan) -> Commands:
     """Make the venv of the planned release beside the one in use, each of its packages checked by hash.
 
     It counts once its digest is in it: interrupted at any point, the next run makes it anew.
     """
-    if plan.release in host.get_fact(ChatReleases).installed:
-        host.noop(f"Open WebUI {plan.version} is installed")
+    if chat_host.release in host.get_fact(ChatReleases).installed:
+        host.noop(f"Open WebUI {chat_host.version} is installed")
         return
     yield StringCommand("mkdir", "-p", RELEASES)
-    yield _text(chat_lock(plan.version), f"{RELEASES}/packages.lock")
-    yield _text(uv_lock(), f"{RELEASES}/uv.lock")
-    yield StringCommand("sh", "-c", QuoteString(venv_script(plan)))
+    yield _write_text(chat_lock(chat_host.version), f"{RELEASES}/packages.lock")
+    yield _write_text(uv_lock(), f"{RELEASES}/uv.lock")
+    yield StringCommand("sh", "-c", QuoteString(venv_script(chat_host)))
 
 
-def _text(content: str, dest: str) -> StringCommand:
+def _write_text(content: str, dest: str) -> StringCommand:
     return StringCommand("sh", "-c", QuoteString(f"cat >{shlex.quote(dest)}"), _stdin=content)
 
 
-def venv_script(plan: ChatHostPlan, root: str = RELEASES) -> str:
-    """The POSIX shell script that makes a release's venv below `root`, where its locks lie; status 1 if it cannot."""
-    parts = urlsplit(plan.index or "")
+def venv_script(chat_host: ChatHostPlan, root: str = RELEASES) -> str:
+    """Return the POSIX shell script that makes a release's venv below `root`, where its locks lie; 1 if it cannot."""
+    parts = urlsplit(chat_host.index or "")
     trusted = f"--trusted-host {shlex.quote(parts.netloc)}" if parts.scheme == "http" else ""
-    index = shlex.quote(plan.index) if plan.index else ""
+    index = shlex.quote(chat_host.index) if chat_host.index else ""
     return _VENV.format(
         root=root,
-        release=shlex.quote(plan.release),
-        version=shlex.quote(plan.version),
-        python=shlex.quote(plan.python),
+        release=shlex.quote(chat_host.release),
+        version=shlex.quote(chat_host.version),
+        python=shlex.quote(chat_host.python),
         pip_index=f"-i {index} {trusted}" if index else "",
         uv_index=f"--default-index {index}" if index else "",
         mark=ChatReleases.mark,
@@ -87,78 +88,46 @@ rm -rf .tools .cache packages.lock uv.lock
 
 
 @operation()
-def current_chat(release: str) -> Commands:
-    """Point `current` at `release` in one atomic step; `previous` remembers what it was."""
-    current = host.get_fact(ChatReleases).current
-    if current == release:
-        host.noop(f"{release} is current")
-        return
-    if current is not None:
-        yield _at_rest(in_chat("webui.schema", "keep"))
-        yield from _link("previous", current)
-    yield from _link("current", release)
+def switch_release(release: str) -> Commands:
+    """Make `release` current; of a chat in use the database is copied before."""
+    keep = _while_stopped(chat_program("webui.schema", "keep"))
+    yield from releases.switch(ChatReleases, release, before=[keep])
 
 
 @operation()
-def previous_chat(plan: ChatHostPlan) -> Generator[StringCommand | FunctionCommand, None, None]:
-    """Make the release current that was before the site file's, the database with it; a host that runs another is back
-    already. Fails the host where there is none, or where the database cannot go back: the chat runs on then."""
-    releases = host.get_fact(ChatReleases)
-    if releases.current is not None and releases.current != plan.release:
-        host.noop(f"{releases.current} is current, which is not the site file's {plan.release}")
+def roll_back(chat_host: ChatHostPlan) -> Generator[StringCommand | FunctionCommand, None, None]:
+    """Make the release before the site file's current, the database with it; a host that runs another is back already.
+
+    Fails the host where there is none, or where the database cannot go back: the chat runs on then.
+    """
+    present = host.get_fact(ChatReleases)
+    if present.current is not None and present.current != chat_host.release:
+        host.noop(f"{present.current} is current, which is not the site file's {chat_host.release}")
         return
-    previous = releases.previous
-    if previous is None or previous == releases.current or previous not in releases.installed:
-        yield refuse("has no previous Open WebUI: it was never changed here. Set chat.version and deploy")
+    previous = releases.previous_of(present)
+    if previous is None:
+        yield fail_host("has no previous Open WebUI: it was never changed here. Set chat.version and deploy")
         return
-    packages = f"{RELEASES}/{previous}/lib/{plan.python.rsplit('/', 1)[-1]}/site-packages"
-    unit = chat.UNIT
-    script = (
-        f"systemctl stop {unit}; "
-        f"{in_chat('webui.schema', 'back', packages)} >&2 || {{ systemctl start {unit}; exit 1; }}"
-    )
-    yield StringCommand("sh", "-c", QuoteString(script))
-    # This one first: a run that ends between the two has gone back, and repeated it changes nothing.
-    yield from _link("current", previous)
-    yield from _link("previous", plan.release)
+    packages = f"{RELEASES}/{previous}/lib/{chat_host.python.rsplit('/', 1)[-1]}/site-packages"
+    yield _while_stopped(chat_program("webui.schema", "back", packages))
+    yield from releases.swap(ChatReleases, previous, chat_host.release)
 
 
-def _at_rest(command: str) -> StringCommand:
+def _while_stopped(command: str) -> StringCommand:
     """Run the shell `command` while nobody writes to the database; where it fails the chat goes on."""
     unit = chat.UNIT
     script = f"systemctl stop {unit}; {command} >&2 || {{ systemctl start {unit}; exit 1; }}"
     return StringCommand("sh", "-c", QuoteString(script))
 
 
-def in_chat(module: str, *arguments: str) -> str:
-    """The shell command that runs a module of `flexi_chat` as the chat's user with all that its unit has."""
-    files = (chat.SETTINGS, chat.SECRETS, f"-{chat.GIVEN}")
-    given = " ".join(f"-p EnvironmentFile={path}" for path in files)
-    run = f"systemd-run --quiet --wait --pipe --collect -p User={chat.USER} -p UMask=0077 {given}"
-    python = f"{RELEASES}/current/bin/python -P -m flexi_chat.{module}"
-    return f"{run} -p WorkingDirectory={chat.DATA} {python} {shlex.join(arguments)}"
-
-
-def _link(name: str, release: str) -> Commands:
-    link = f"{RELEASES}/{name}"
-    yield StringCommand("ln", "-sfn", QuoteString(release), QuoteString(f"{link}.new"))
-    yield StringCommand("mv", "-fT", QuoteString(f"{link}.new"), QuoteString(link))
+@operation()
+def remove_old_releases(release: str, after: Sequence[OperationMeta]) -> Commands:
+    """Remove releases that nobody goes back to: 900 MB each. `after` is the switch to `release`."""
+    yield from releases.remove_old(ChatReleases, release, after)
 
 
 @operation()
-def chat_releases_kept(release: str, after: Sequence[OperationMeta]) -> Commands:
-    """Remove releases that are neither `release`, nor current, nor the previous one: 900 MB each.
-
-    `after` is the switch to `release`: what is current before it is the previous one afterwards.
-    """
-    releases = host.get_fact(ChatReleases)
-    kept = {release, releases.current, None if announced(after) else releases.previous}
-    for old in sorted(set(releases.installed) - kept):
-        yield StringCommand("rm", "-rf", QuoteString(f"{RELEASES}/{old}"))
-
-
-@operation()
-def chat_secrets(path: str = SECRETS) -> Commands:
+def make_secrets(path: str = SECRETS) -> Commands:
     """Make what the chat keeps secret, where it is used and only once: what signs its sessions, the password of its
     internal account, and its key at the gateway, whose SHA-256 the gateway fetches. Root alone can read them."""
     there, digest = host.get_fact(File, path=path), host.get_fact(ChatKeyDigest)
@@ -169,7 +138,7 @@ def chat_secrets(path: str = SECRETS) -> Commands:
 
 
 def secrets_script(path: str = SECRETS, digest: str = CHAT_KEY_DIGEST) -> str:
-    """The POSIX shell script that makes the secrets; what is in `path` already stays."""
+    """Return the POSIX shell script that makes the secrets; what is in `path` already stays."""
     return _SECRETS.format(path=path, digest=digest).strip()
 
 
@@ -196,7 +165,7 @@ mv -f '{digest}.new' '{digest}'
 
 
 @operation()
-def chat_proof(path: str = PROOF) -> Commands:
+def make_proxy_secret(path: str = PROOF) -> Commands:
     """Make what Apache in front of the chat shows with the headers that say who comes; once, and on this host only."""
     if host.get_fact(File, path=path):
         host.noop("it is there")
@@ -207,17 +176,17 @@ def chat_proof(path: str = PROOF) -> Commands:
 
 
 @operation()
-def chat_known(dest: str, chat_host: str | None) -> Commands:
+def write_key_map(dest: str, chat_host_name: str | None) -> Commands:
     """Let HAProxy's map `dest` hold the digest of the key of the chat on `chat_host`; nothing where there is no chat.
 
     A chat's host that is not in this run changes nothing: its key is the one that it was.
     """
     current = host.get_fact(FileContents, path=dest)
-    digest = _digest(chat_host) if chat_host else None
-    line = f"{digest} {CHAT_CONSUMER}" if digest else _NOBODY
-    unknown = chat_host is not None and digest is None
-    # For a dry run's sake: it is made earlier in this very run.
-    comes = unknown and not host.state.is_executing and _in_run(chat_host or "") is not None
+    digest = _key_digest(chat_host_name) if chat_host_name else None
+    line = f"{digest} {CHAT_CONSUMER}" if digest else _EMPTY_KEY_MAP
+    unknown = chat_host_name is not None and digest is None
+    # In a dry run: it is made earlier in this very run.
+    comes = unknown and not host.state.is_executing and _host_in_run(chat_host_name or "") is not None
     if not comes and (current == [line] or (unknown and current is not None)):
         host.noop("it is known")
         return
@@ -226,16 +195,16 @@ def chat_known(dest: str, chat_host: str | None) -> Commands:
     yield StringCommand("sh", "-c", QuoteString(script), _stdin=f"{line}\n")
 
 
-_NOBODY = "# There is no chat."
+_EMPTY_KEY_MAP = "# There is no chat."
 
 
-def _in_run(name: str) -> Host | None:
-    """The host called `name`, where it belongs to this run and has not failed."""
+def _host_in_run(name: str) -> Host | None:
+    """Return the host called `name`, where it belongs to this run and has not failed."""
     state = host.state
     active = [other for other in state.inventory.get_active_hosts() if state.is_host_in_limit(other)]
     return next((other for other in active if other.name == name), None)
 
 
-def _digest(chat_host: str) -> str | None:
-    there = _in_run(chat_host)
+def _key_digest(chat_host: str) -> str | None:
+    there = _host_in_run(chat_host)
     return None if there is None else there.get_fact(ChatKeyDigest)

@@ -12,35 +12,35 @@ from pyinfra.facts.files import File, FileContents
 
 from flexi.components import chat
 from flexi.facts.chat import ChatDatabase
-from flexi.operations.apt_locks import fresh_index
+from flexi.operations.apt_locks import update_index
+from flexi.operations.host_failure import fail_host
 from flexi.operations.packages import install_command
-from flexi.operations.refusal import refuse
 from flexi.plan.build.chat_database import LOCAL, NAME, SQLITE
 
 Commands = Generator[StringCommand | FunctionCommand, None, None]
 
 
 @operation()
-def chats_stay_seen(wanted: str, left: str = "") -> Commands:
+def fail_if_chats_hidden(wanted: str, left: str = "") -> Commands:
     """Fail the host before anything changes where its chats are elsewhere than `wanted` and the page would begin
     without them; `left` names where an admin leaves them. Both as in flexi.local_files.chat_place."""
-    found = _places()
+    found = _chat_locations()
     if not found or wanted in found or left in found:
         host.noop("nothing would be hidden")
         return
-    yield refuse(
-        f"the chats are in {_words(found[0])}, and the site file wants them in {_words(wanted)}, where the page would "
-        f"begin without them: go back in the site file, or run `flexi backup` and deploy with "
-        f"`--leave-chats {found[0]}` ({_COMES_BACK if SQLITE not in (found[0], wanted) else _STAYS})"
+    yield fail_host(
+        f"the chats are in {_describe(found[0])}, and the site file wants them in {_describe(wanted)}, where the page "
+        f"would begin without them: go back in the site file, or run `flexi backup` and deploy with "
+        f"`--leave-chats {found[0]}` ({_RESTORE_HINT if SQLITE not in (found[0], wanted) else _NO_WAY_HINT})"
     )
 
 
-_COMES_BACK = "`flexi restore` then brings them to the new place; docs/chat/database.md"
-_STAYS = "nothing carries chats from SQLite to PostgreSQL or back; docs/chat/database.md"
+_RESTORE_HINT = "`flexi restore` then brings them to the new place; docs/chat/database.md"
+_NO_WAY_HINT = "nothing carries chats from SQLite to PostgreSQL or back; docs/chat/database.md"
 
 
-def _places() -> tuple[str, ...]:
-    """Where this host's chats are. Without a note, which an older flexi did not make, where some are found."""
+def _chat_locations() -> tuple[str, ...]:
+    """Return where this host's chats are; without a note, which an older flexi did not make, where some are found."""
     noted = host.get_fact(FileContents, path=chat.PLACE)
     file = host.get_fact(File, path=chat.SQLITE)
     if noted and noted[0] != SQLITE:
@@ -51,23 +51,23 @@ def _places() -> tuple[str, ...]:
     return (*((SQLITE,) if file else ()), *((LOCAL,) if used else ()))
 
 
-def _words(place: str) -> str:
+def _describe(place: str) -> str:
     if place == SQLITE:
         return f"SQLite ({chat.SQLITE})"
     return "PostgreSQL on this host" if place == LOCAL else f"PostgreSQL at {place}"
 
 
 @operation()
-def database_made(database: str) -> Commands:
+def create(database: str) -> Commands:
     """Make the role `database`, which PostgreSQL knows by the user of that name, its database of the same name, and
     pgvector in it."""
-    truth = host.get_fact(ChatDatabase, database=database)
-    if truth.extension:
+    present = host.get_fact(ChatDatabase, database=database)
+    if present.extension:
         host.noop("it is there")
         return
-    if not truth.role:
+    if not present.role:
         yield _psql("postgres", f'CREATE ROLE "{database}" LOGIN')
-    if not truth.database:
+    if not present.database:
         # template0: a template that somebody changed is no business of ours, and it allows any encoding.
         yield _psql("postgres", f'CREATE DATABASE "{database}" OWNER "{database}" ENCODING \'UTF8\' TEMPLATE template0')
     yield _psql(database, "CREATE EXTENSION IF NOT EXISTS vector")
@@ -79,13 +79,13 @@ def _psql(database: str, statement: str) -> StringCommand:
 
 
 @operation()
-def redis_installed(package: str, service: str) -> Commands:
+def install_redis(package: str, service: str) -> Commands:
     """Install Redis without the service that its package starts: the chat has one of its own, on no port. A Redis that
     was there before is left alone."""
     if package in (host.get_fact(DebPackages) or {}):
         host.noop("it is installed")
         return
-    yield fresh_index()
+    yield update_index()
     # A masked unit is not started by its package (deb-systemd-invoke(1p)).
     yield StringCommand("systemctl", "mask", "--quiet", service)
     yield install_command([package])

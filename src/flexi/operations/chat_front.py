@@ -1,9 +1,9 @@
-"""Apache in front of the chat, which says who comes: the look at its settings before it is restarted with them."""
+"""Apache in front of the chat: a check of its settings before it is restarted with them."""
 
 from __future__ import annotations
 
 
-def front_checked(config: str, admin: str, apache: str = "/usr/sbin/apache2") -> str:
+def settings_checked(config: str, admin: str, apache: str = "/usr/sbin/apache2") -> str:
     """Return shell commands that fail, with Apache's own words, where it would not start with these settings.
 
     They touch nothing, so that an Apache that runs goes on. Not in the unit: see flexi-chat-front.service.

@@ -1,4 +1,4 @@
-"""Course bots: their material on the chat's host, and the chat as it shall be."""
+"""Course bots: their material on the chat's host, and the chat converged to the plan."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from flexi.configs.courses import courses_config
 from flexi.courses.progress import Steps
 from flexi.errors import FlexiError
 from flexi.facts.chat import COURSES, CourseBots, CourseStore
-from flexi.operations.bundle import bring
-from flexi.operations.refusal import refuse, say
+from flexi.operations.bundle import push_files
+from flexi.operations.host_failure import fail_host, report_failure
 from flexi.plan.model.chat import ChatPlan
 from flexi.plan.model.courses import COURSES_STORE, CoursePlan
 from flexi.ssh import remote
@@ -37,7 +37,7 @@ Commands = Generator[StringCommand | FunctionCommand, None, None]
 
 
 def digests(courses: Sequence[CoursePlan]) -> dict[str, str]:
-    """SHA-256 of all material by its path. FlexiError where a file cannot be read."""
+    """Return SHA-256 of all material by its path. FlexiError where a file cannot be read."""
     found = {}
     for file in (file for course in courses for file in course.material):
         try:
@@ -50,63 +50,63 @@ def digests(courses: Sequence[CoursePlan]) -> dict[str, str]:
 
 @functools.cache
 def _digest(path: str, size: int, changed: int, inode: int) -> str:
-    """Once for each state of a file: several operations and both of pyinfra's passes ask."""
+    """Hash a file once for each state of it: several operations and both of pyinfra's passes ask."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     with open(descriptor, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @operation()
-def material_brought(courses: Sequence[CoursePlan], home: str = COURSES_STORE) -> Commands:
+def upload_material(courses: Sequence[CoursePlan], home: str = COURSES_STORE) -> Commands:
     """Bring the files that the host has not, each under its SHA-256, and remove those that no course has any more."""
-    truth = host.get_fact(CourseStore, home=home)
+    stored = host.get_fact(CourseStore, home=home)
     try:
         known = digests(courses)
     except FlexiError as error:
-        yield refuse(str(error))
+        yield fail_host(str(error))
         return
     wanted = {
         known[file.path]: Item(Path(file.path), known[file.path], known[file.path], file.size)
         for course in courses
         for file in course.material
     }
-    missing = [item for sha256, item in sorted(wanted.items()) if sha256 not in truth.files]
-    old = sorted(truth.files - set(wanted))
+    missing = [item for sha256, item in sorted(wanted.items()) if sha256 not in stored.files]
+    old = sorted(stored.files - set(wanted))
     if not missing and not old:
         host.noop("all material is there")
         return
     needed = sum(item.size for item in missing)
-    if needed > truth.free_bytes:
-        yield refuse(f"{home} needs {decimal(needed)} and has {decimal(truth.free_bytes)} free: make room")
+    if needed > stored.free_bytes:
+        yield fail_host(f"{home} needs {decimal(needed)} and has {decimal(stored.free_bytes)} free: make room")
         return
     if missing:
-        yield FunctionCommand(bring, (missing, home), {})
+        yield FunctionCommand(push_files, (missing, home), {})
     if old:
         names = "".join(f"{sha256}\n" for sha256 in old)
         yield StringCommand("sh", "-c", QuoteString(f"cd {home} && xargs -r rm -f --"), _stdin=names)
 
 
 @operation()
-def courses_file(chat: ChatPlan, dest: str, group: str) -> Commands:
+def write_wanted(chat: ChatPlan, dest: str, group: str) -> Commands:
     """Write what bots there should be; `group` may read it: it names accounts."""
     try:
         content = courses_config(chat, digests(chat.courses))
     except FlexiError as error:
-        yield refuse(str(error))
+        yield fail_host(str(error))
         return
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     yield from files.put._inner(src=StringIO(text), dest=dest, group=group, mode="0640", create_remote_dir=False)
 
 
 @operation()
-def courses_converged(chat: ChatPlan) -> Commands:
+def converge(chat: ChatPlan) -> Commands:
     """Make the chat's bots, their material and who may use them what the plan says."""
     url = chat.inside_url
     found = host.get_fact(CourseBots, url=url)
     try:
         wanted = courses_config(chat, digests(chat.courses))
     except FlexiError as error:
-        yield refuse(str(error))
+        yield fail_host(str(error))
         return
     if found is not None and not difference(wanted, found):
         host.noop("the chat has all of it")
@@ -156,7 +156,7 @@ def _converge(state: State, host: Host, command: str) -> bool:
     if not problems:
         problems.append(f"the run broke off: {words[-1] if words else 'no reason was given'}; deploy again to go on")
     for problem in problems:
-        say(state, host, problem)
+        report_failure(state, host, problem)
     return False
 
 

@@ -10,7 +10,7 @@ from pyinfra.facts.files import File
 
 
 @operation()
-def health_key(key_header: str, key_map: str, consumer: str) -> Generator[StringCommand, None, None]:
+def make_health_key(key_header: str, key_map: str, consumer: str) -> Generator[StringCommand, None, None]:
     """Make a random key on the host: `key_header` holds it as an HTTP header (root only), `key_map` its SHA-256.
 
     The key is made where it is used, so it is never in an argument, a log or on the admin's machine.

@@ -17,10 +17,10 @@ from flexi.errors import FlexiError
 from flexi.facts.driver import NvidiaDriver
 from flexi.facts.gpus import InstanceGpus, NvidiaGpus
 from flexi.facts.releases import OllamaReleases
-from flexi.operations.bundle import bring
+from flexi.operations import releases
+from flexi.operations.bundle import push_files
 from flexi.operations.cards import wrong_cards
-from flexi.operations.foresight import announced
-from flexi.operations.refusal import refuse
+from flexi.operations.host_failure import fail_host
 from flexi.plan.model.ollama import InstancePlan, OllamaPlan
 from flexi.ssh.pushing import Item
 from flexi_host.agent.smi import Expected, Gpu
@@ -33,54 +33,59 @@ CURRENT_DIGEST = f"{RELEASES}/current/.archive-sha256"
 
 
 @operation()
-def release(plan: OllamaPlan) -> Generator[StringCommand | FunctionCommand, None, None]:
+def unpack_release(ollama: OllamaPlan) -> Generator[StringCommand | FunctionCommand, None, None]:
     """Unpack the planned release to /opt/ollama/<version>, its archive's SHA-256 checked before anything is moved.
 
     The digest is the site file's, or else the release's own published list. Interrupted at any point, the next
     run resumes the download or starts the unpacking again; what is in use is never touched. An archive on the admin's
     machine is brought over SSH.
     """
-    have = host.get_fact(OllamaReleases).installed.get(plan.version)
-    archive = local_archive(plan)
-    if have is not None and plan.sha256 in (None, have) and archive is None:
-        host.noop(f"Ollama {plan.version} is unpacked")
+    have = host.get_fact(OllamaReleases).installed.get(ollama.version)
+    archive = local_archive(ollama)
+    if have is not None and ollama.sha256 in (None, have) and archive is None:
+        host.noop(f"Ollama {ollama.version} is unpacked")
         return
     if archive is None:
-        yield StringCommand("sh", "-c", QuoteString(install_script(plan)))
+        yield StringCommand("sh", "-c", QuoteString(install_script(ollama)))
         return
     try:
-        wanted = published_digest(plan)
-        if have == wanted:
-            host.noop(f"Ollama {plan.version} is unpacked")
+        digest = published_digest(ollama)
+        if have == digest:
+            host.noop(f"Ollama {ollama.version} is unpacked")
             return
         size = archive.stat().st_size
     except (FlexiError, OSError) as error:
-        yield refuse(str(error))
+        yield fail_host(str(error))
         return
-    item = Item(archive, archive_name(plan), wanted, size)
-    yield FunctionCommand(bring, ([item], f"{RELEASES}/.download"), {})
-    yield StringCommand("sh", "-c", QuoteString(unpack_script(plan, wanted)))
+    item = Item(archive, archive_name(ollama), digest, size)
+    yield FunctionCommand(push_files, ([item], f"{RELEASES}/.download"), {})
+    yield StringCommand("sh", "-c", QuoteString(unpack_script(ollama, digest)))
 
 
-def archive_name(plan: OllamaPlan) -> str:
-    """Of a release's archive while it lies in the directory for downloads."""
-    return f"ollama-{plan.version}.tar.zst"
+def archive_name(ollama: OllamaPlan) -> str:
+    """Return the name of a release's archive in the directory for downloads."""
+    return f"ollama-{ollama.version}.tar.zst"
 
 
-def install_script(plan: OllamaPlan, root: str = RELEASES) -> str:
-    """The POSIX shell script that fetches and unpacks a release below `root`; status 1 and a sentence if it cannot."""
-    download = _DOWNLOAD.format(archive=plan.archive_url, checksums=plan.checksums_url)
-    return _script(plan, root, plan.sha256 or "", download)
+def install_script(ollama: OllamaPlan, root: str = RELEASES) -> str:
+    """Return the POSIX shell script that fetches and unpacks a release below `root`; it ends with 1 if it cannot."""
+    download = _DOWNLOAD.format(archive=ollama.archive_url, checksums=ollama.checksums_url)
+    return _script(ollama, root, ollama.sha256 or "", download)
 
 
-def unpack_script(plan: OllamaPlan, sha256: str, root: str = RELEASES) -> str:
-    """As `install_script`, for an archive that was brought already."""
-    return _script(plan, root, sha256, "")
+def unpack_script(ollama: OllamaPlan, sha256: str, root: str = RELEASES) -> str:
+    """Return the script like `install_script`, for an archive that was brought already."""
+    return _script(ollama, root, sha256, "")
 
 
-def _script(plan: OllamaPlan, root: str, wanted: str, download: str) -> str:
+def _script(ollama: OllamaPlan, root: str, wanted: str, download: str) -> str:
     return _INSTALL.format(
-        root=root, version=plan.version, name=archive_name(plan), wanted=wanted, download=download, url=plan.archive_url
+        root=root,
+        version=ollama.version,
+        name=archive_name(ollama),
+        wanted=wanted,
+        download=download,
+        url=ollama.archive_url,
     )
 
 
@@ -126,61 +131,41 @@ rm -rf {root}/.old-$version "$file"
 
 
 @operation()
-def current_release(version: str) -> Generator[StringCommand, None, None]:
-    """Point /opt/ollama/current at `version` in one atomic step; `previous` remembers what it was."""
-    current = host.get_fact(OllamaReleases).current
-    if current == version:
-        host.noop(f"{version} is current")
-        return
-    if current is not None:
-        yield from _link("previous", current)
-    yield from _link("current", version)
-
-
-def _link(name: str, version: str) -> Generator[StringCommand, None, None]:
-    link = f"{RELEASES}/{name}"
-    yield StringCommand("ln", "-sfn", QuoteString(version), QuoteString(f"{link}.new"))
-    yield StringCommand("mv", "-fT", QuoteString(f"{link}.new"), QuoteString(link))
+def switch_release(version: str) -> Generator[StringCommand, None, None]:
+    """Make `version` the release that instances start from."""
+    yield from releases.switch(OllamaReleases, version)
 
 
 @operation()
-def previous_release(version: str, major: int) -> Commands:
+def roll_back(version: str, major: int) -> Commands:
     """Make the release current that was before `version`, the site file's; a host that runs another is back already, or
     was never brought to it. Forth again goes a deploy.
 
     Fails the host where there is none, or where that one would serve from the CPU on the running driver.
     """
-    releases = host.get_fact(OllamaReleases)
-    if releases.current is not None and releases.current != version:
-        host.noop(f"{releases.current} is current, which is not the site file's {version}")
+    present = host.get_fact(OllamaReleases)
+    if present.current is not None and present.current != version:
+        host.noop(f"{present.current} is current, which is not the site file's {version}")
         return
-    previous = releases.previous
-    if previous is None or previous == releases.current or previous not in releases.installed:
-        yield refuse("has no previous Ollama: it was never changed here. Set ollama.version and deploy")
+    previous = releases.previous_of(present)
+    if previous is None:
+        yield fail_host("has no previous Ollama: it was never changed here. Set ollama.version and deploy")
         return
     running = host.get_fact(NvidiaDriver).running_major or major
     if running < ollama_needs(previous):
-        yield refuse(f"Ollama {previous} computes on the CPU under driver {running}: not rolled back")
+        yield fail_host(f"Ollama {previous} computes on the CPU under driver {running}: not rolled back")
         return
-    # This one first: a run that ends between the two has gone back, and repeated it changes nothing.
-    yield from _link("current", previous)
-    yield from _link("previous", version)
+    yield from releases.swap(OllamaReleases, previous, version)
 
 
 @operation()
-def releases_kept(version: str, after: Sequence[OperationMeta]) -> Generator[StringCommand, None, None]:
-    """Remove releases that are neither `version`, nor current, nor the previous one: 2 GB and more each.
-
-    `after` is the switch to `version`: what is current before it is the previous one afterwards.
-    """
-    releases = host.get_fact(OllamaReleases)
-    kept = {version, releases.current, None if announced(after) else releases.previous}
-    for old in sorted(set(releases.installed) - kept):
-        yield StringCommand("rm", "-rf", QuoteString(f"{RELEASES}/{old}"))
+def remove_old_releases(version: str, after: Sequence[OperationMeta]) -> Generator[StringCommand, None, None]:
+    """Remove releases that nobody goes back to: 2 GB and more each. `after` is the switch to `version`."""
+    yield from releases.remove_old(OllamaReleases, version, after)
 
 
 def resolve_gpus(instance: InstancePlan, present: list[Gpu], gpu_count: int) -> list[str]:
-    """UUIDs of the group's GPUs on this host; LookupError names the ones that are not there or not usable.
+    """Return UUIDs of the group's GPUs on this host; LookupError names the ones that are not there or not usable.
 
     With a card missing, the others' indices move up: an index then says nothing, and the group waits for the card.
     """
@@ -214,27 +199,27 @@ def resolve_gpus(instance: InstancePlan, present: list[Gpu], gpu_count: int) -> 
 
 
 def render_environment(instance: InstancePlan, uuids: list[str]) -> str:
-    """The environment file of an instance, GPUs by UUID: indices change with the hardware, UUIDs do not."""
+    """Return the environment file of an instance, GPUs by UUID: indices change with the hardware, UUIDs do not."""
     lines = [f"# {instance.unit}: written by flexi from the site file; changes here are overwritten."]
     lines += [f"CUDA_VISIBLE_DEVICES={','.join(uuids)}"]
     lines += [f"{name}={value}" for name, value in instance.environment]
     return "\n".join(lines) + "\n"
 
 
-def replaced(before: list[str], now: list[str], present: list[Gpu]) -> list[tuple[str, str]]:
-    """Cards in the place of others that the host no longer has: (old UUID, new UUID), in the group's order."""
+def replaced_gpus(before: list[str], now: list[str], present: list[Gpu]) -> list[tuple[str, str]]:
+    """Return cards that replace others which the host no longer has: (old UUID, new UUID), in the group's order."""
     here = {gpu.uuid for gpu in present}
     gone = [uuid for uuid in before if uuid not in here]
     return list(zip(gone, (uuid for uuid in now if uuid not in before), strict=False))
 
 
-def _accepted() -> bool:
-    """Whether the admin has said for this host that its cards may be others than before."""
+def _gpus_accepted() -> bool:
+    """Return whether the admin has accepted that this host has other cards than before."""
     return host.name in str(host.data.get("accept_gpus", "")).split(",")
 
 
 @operation()
-def environment_file(
+def write_environment(
     instance: InstancePlan, gpu_count: int, expected: Expected | None = None, place: str = ""
 ) -> Commands:
     """Write /etc/ollama/<group>.env with the GPUs' UUIDs as the running driver tells them.
@@ -252,17 +237,17 @@ def environment_file(
         return
     wrong = wrong_cards(present, expected, host.name, place)
     if wrong:
-        yield refuse(f"group {instance.group}: {wrong}")
+        yield fail_host(f"group {instance.group}: {wrong}")
         return
     try:
         uuids = resolve_gpus(instance, present, gpu_count)
     except LookupError as missing:
-        yield refuse(str(missing.args[0]))
+        yield fail_host(str(missing.args[0]))
         return
-    others = replaced(before, uuids, present)
-    if others and not _accepted():
+    others = replaced_gpus(before, uuids, present)
+    if others and not _gpus_accepted():
         pairs = "; ".join(f"{old} is gone, {new} is in its place" for old, new in others)
-        yield refuse(
+        yield fail_host(
             f"group {instance.group}: {pairs}. If the card was replaced, accept it: "
             f"--accept-gpus {host.name}. If not, look at the slot and at nvidia-smi -L"
         )

@@ -37,6 +37,26 @@ class Answer:
     def reached(self) -> bool:
         return self.status != UNREACHABLE
 
+    @property
+    def last_words(self) -> str:
+        """Last line of standard error: OpenSSH's and most programs' reason."""
+        return last_line(self.stderr)
+
+    @property
+    def unreachable(self) -> str:
+        """Message for a host that was not reached, without its name."""
+        return unreachable(self.last_words)
+
+
+def last_line(text: str) -> str:
+    """Return the last line of a program's standard error; "no answer" where it wrote nothing."""
+    return (text.strip().splitlines() or ["no answer"])[-1]
+
+
+def unreachable(reason: str) -> str:
+    """Return the message for a host that was not reached, without its name."""
+    return f"does not answer over SSH: {reason}"
+
 
 def control_path(ssh: SshPlan) -> str:
     """A short literal socket path (testinfra cannot take OpenSSH's %-escapes), private to this user.

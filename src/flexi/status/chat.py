@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from rich.table import Table
 
 from flexi.catalog.consumers import CHAT_CONSUMER
 from flexi.components import chat as chat_files
+from flexi.components.chat_programs import chat_program_as_root
 from flexi.plan.model.chat import ChatPlan
 from flexi.plan.model.site import Plan
 from flexi.ssh import remote
@@ -43,19 +43,16 @@ def read(plan: Plan) -> ChatNow | None:
     chat = plan.chat
     if chat is None:
         return None
-    words = shlex.join(
-        (chat_files.UNIT, f"{chat.inside_url}/health", chat_files.CURRENT, chat_files.DATA, chat_files.SAVED)
-    )
+    words = (chat_files.UNIT, f"{chat.inside_url}/health", chat_files.CURRENT, chat_files.DATA, chat_files.SAVED)
     command = (
         f"[ -x {chat_files.CURRENT}/bin/python ] || {{ echo 'there is no chat yet: deploy it' >&2; exit 1; }}\n"
-        f"exec {chat_files.program('gate.now')} {words}\n"
+        f"exec {chat_program_as_root('gate.now', *words)}\n"
     )
     answer = remote.run(plan.host(chat.host), remote.ROOT_SHELL, stdin=command)
-    last = (answer.stderr.splitlines() or ["no answer"])[-1]
     if not answer.reached:
-        return ChatNow(chat.host, f"does not answer over SSH: {last}", None)
+        return ChatNow(chat.host, answer.unreachable, None)
     if answer.status != 0:
-        return ChatNow(chat.host, last, None)
+        return ChatNow(chat.host, answer.last_words, None)
     try:
         found = json.loads(answer.stdout)
         now = ChatNow(chat.host, None, {key: found[key] for key in _SAID})

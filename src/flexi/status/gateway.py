@@ -37,9 +37,9 @@ def read_all(plan: Plan) -> list[GatewayNow]:
 def read(host: HostPlan) -> GatewayNow:
     answer = remote.run(host, remote.ROOT_SHELL, stdin=COMMAND)
     if not answer.reached:
-        return GatewayNow(host.name, f"does not answer over SSH: {_last(answer.stderr)}", None)
+        return GatewayNow(host.name, answer.unreachable, None)
     if answer.status != 0:
-        return GatewayNow(host.name, f"the gateway cannot be asked: {_last(answer.stderr)}", None)
+        return GatewayNow(host.name, f"the gateway cannot be asked: {answer.last_words}", None)
     try:
         now = json.loads(answer.stdout)
         _read_through(now)
@@ -160,7 +160,3 @@ def _users(gateway: GatewayNow) -> Iterator[RenderableType]:
 
 def _requests(rows: dict[tuple[str | None, str | None], dict[str, Any]], key: tuple[str | None, str | None]) -> int:
     return int(rows[key]["requests"]) if key in rows else 0
-
-
-def _last(words: str) -> str:
-    return (words.splitlines() or ["no answer"])[-1]

@@ -70,8 +70,7 @@ class HostStatus:
 def read(host: HostPlan) -> HostStatus:
     answer = remote.run(host, READ_COMMAND)
     if not answer.reached:
-        lines = answer.stderr.splitlines() or ["no answer"]
-        return HostStatus(host.name, f"does not answer over SSH: {lines[-1]}", None)
+        return HostStatus(host.name, answer.unreachable, None)
     if answer.status != 0:
         return HostStatus(host.name, "the agent has written no status (systemctl status flexi-agent)", None)
     return understood(host.name, answer.stdout)

@@ -62,7 +62,7 @@ def ask(plan: Plan, host: HostPlan, target: str) -> Any:
     url = f"http://127.0.0.1:{plan.gateway.ledger.port}{target}"
     answer = remote.run(host, f"curl -fsS --noproxy '*' -m 20 {shlex.quote(url)}")
     if not answer.reached:
-        raise FlexiError(f"{host.name} does not answer over SSH: {(answer.stderr.splitlines() or ['no answer'])[-1]}")
+        raise FlexiError(f"{host.name} {answer.unreachable}")
     if answer.status != 0:
         raise FlexiError(f"the ledger on {host.name} does not answer (systemctl status flexi-ledger): {answer.stderr}")
     try:

@@ -13,7 +13,7 @@ import pytest
 from flexi.catalog import CHAT_RELEASES, chat_lock, uv_lock
 from flexi.errors import InputError
 from flexi.local_files.chat import check_picture
-from flexi.operations.chat import secrets_script, venv_script
+from flexi.operations import chat
 from flexi.plan.build.chat_settings import environment_file
 from flexi.plan.model.chat import ChatHostPlan
 from flexi_chat.gate.logo import show_logo
@@ -25,7 +25,7 @@ def sh(script: str) -> subprocess.CompletedProcess[str]:
 
 def test_secrets_are_made_once_and_the_gateway_can_know_the_key_by_its_digest(tmp_path: Path) -> None:
     path, digest = tmp_path / "secrets.env", tmp_path / "key.sha256"
-    script = secrets_script(str(path), str(digest))
+    script = chat.secrets_script(str(path), str(digest))
     assert sh(script).returncode == 0
     first = path.read_text()
     values = dict(line.split("=", 1) for line in first.splitlines() if not line.startswith("#"))
@@ -71,7 +71,7 @@ def test_a_venv_counts_once_it_is_whole(tmp_path: Path, status: int, version: st
     (root / "0.12.4-abc/half").mkdir(parents=True)
     (root / "packages.lock").write_text("lock")
     (root / "uv.lock").write_text("lock")
-    done = sh(venv_script(plan(python), str(root)))
+    done = sh(chat.venv_script(plan(python), str(root)))
     mark = root / "0.12.4-abc/.lock-sha256"
     assert (done.returncode == 0, mark.exists()) == (whole, whole), done.stderr
     assert not (root / "0.12.4-abc/half").exists()

@@ -14,7 +14,7 @@ from support.apt_root import TOOLS, Apt
 from flexi.catalog.platforms import APT_SOURCES_ONLY, PLATFORMS, PinPlan, PlatformName, cuda_pins
 from flexi.configs.rendering import render
 from flexi.lab.vendor import archives, debian, repository, ubuntu
-from flexi.operations.apt_sources import trial
+from flexi.operations import apt_sources
 from flexi.paths import ROOT
 from flexi.plan.model.base import AptSourcePlan
 
@@ -242,7 +242,9 @@ def tried(apt: Apt, key: str, keep: tuple[str, ...] | None = None) -> subprocess
     source = AptSourcePlan(file="/x", uri="file:/repository", suites=("a",), components=("main",), keyring=key)
     new = apt.sources / "flexi-new.sources.new"
     new.write_text(render("base/mirror.sources.j2", source=source))
-    script = trial(f"{apt.sources}/flexi-new.sources", keep).replace("/etc/apt/sources.list", f"{apt.sources}.none")
+    script = apt_sources.trial_script(f"{apt.sources}/flexi-new.sources", keep).replace(
+        "/etc/apt/sources.list", f"{apt.sources}.none"
+    )
     environment = os.environ | {"LC_ALL": "C", "APT_CONFIG": str(apt.config)}
     done = subprocess.run(
         ["sh", "-c", script.format(new)], capture_output=True, text=True, check=False, env=environment

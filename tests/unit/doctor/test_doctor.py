@@ -16,7 +16,7 @@ from flexi.docgen import doctor as docs
 from flexi.doctor import Case, Finding, diagnose, kinds, reading, service, show
 from flexi.errors import InputError
 from flexi.health.report import Check
-from flexi.operations import draining
+from flexi.operations import drain
 from flexi.paths import INVENTORY
 from flexi.plan import build_plan
 from flexi.plan.model.site import HostPlan, Plan
@@ -534,7 +534,7 @@ def test_the_gateway_is_not_asked_for_gpus(plan: Plan, well: HostTruth) -> None:
 
 
 def test_a_deploys_own_drain_is_known_by_the_mark_that_deploys_write() -> None:
-    assert service.FLEXIS_OWN == draining.MARK
+    assert service.FLEXIS_OWN == drain.REASON_PREFIX
 
 
 # -- reading and showing ----------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from flexi.inventory import pyinfra_hosts
 from flexi.keys.store import KeysStore
 from flexi.moodle import provider
 from flexi.moodle.steps import Step, steps
-from flexi.operations.moodle import provider_set_up
+from flexi.operations import moodle as moodle_operations
 from flexi.plan import build_plan
 from flexi.plan.model.moodle import MoodlePlan
 from flexi.plan.model.site import Plan
@@ -196,7 +196,7 @@ def test_the_operation_applies_what_the_fact_foretold(tmp_path: Path) -> None:
     ]:
         fake = Fake({"FLEXI_MOODLE_PROVIDER": answer(**found)})
         with nullcontext() if "problems" not in found else pytest.raises(PyinfraError):
-            outcome, commands = fake.run(provider_set_up, plan=moodle)
+            outcome, commands = fake.run(moodle_operations.configure_provider, moodle=moodle)
             assert outcome is predicted
             assert [command for command in commands if '"apply": true' in command] == commands[-1:] * applied
         ran = [str(command) for command in fake.host.connector.executed_commands]

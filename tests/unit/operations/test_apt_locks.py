@@ -18,10 +18,8 @@ from pyinfra.api.operation import add_op
 from pyinfra.api.operations import run_ops
 from support.fake_host import DRIVER, INSTALLED, Fake
 
-from flexi.operations import apt_locks
-from flexi.operations.apt_locks import POLL_S, WAIT_S, waiting
-from flexi.operations.draining import Interruption
-from flexi.operations.packages import installed, updated
+from flexi.operations import apt_locks, driver, packages
+from flexi.operations.drain import Interruption
 from flexi.plan.model.maintenance import MaintenancePlan
 
 needs_apt = pytest.mark.skipif(
@@ -85,24 +83,24 @@ def test_who_has_the_lock_is_waited_for(tmp_path: Path, lock: str) -> None:
     command, path = commands(tmp_path)[lock]
     with locked(path) as holder:
         gone = f"[ $(wc -l <{tmp_path}/slept) -lt 2 ] || kill -9 {holder}"
-        done = run(f"{waiting(command)}echo after", tmp_path, gone)
+        done = run(f"{apt_locks.retry_while_locked(command)}echo after", tmp_path, gone)
     assert (done.returncode, done.stdout, done.stderr) == (0, "after\n", "")
     assert slept(tmp_path) >= 2
 
 
 @needs_apt
 def test_patience_ends_in_the_words_of_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apt_locks, "WAIT_S", 10 * POLL_S)
+    monkeypatch.setattr(apt_locks, "LOCK_TIMEOUT_S", 10 * apt_locks.POLL_S)
     command, path = commands(tmp_path)["index"]
     with locked(path):
-        done = run(f"{waiting(command)}echo after", tmp_path, "")
+        done = run(f"{apt_locks.retry_while_locked(command)}echo after", tmp_path, "")
     assert (done.returncode, done.stdout) == (1, "")
     assert "Could not get lock" in done.stderr
     assert slept(tmp_path) == 9
 
 
 def test_another_failure_is_said_at_once(tmp_path: Path) -> None:
-    done = run(waiting("sh -c 'echo E: no space left; exit 100'"), tmp_path, "")
+    done = run(apt_locks.retry_while_locked("sh -c 'echo E: no space left; exit 100'"), tmp_path, "")
     assert (done.returncode, done.stderr) == (1, "E: no space left\n")
     assert not slept(tmp_path)
 
@@ -110,11 +108,11 @@ def test_another_failure_is_said_at_once(tmp_path: Path) -> None:
 @needs_apt
 def test_an_installation_waits_by_apts_own_option() -> None:
     """apt itself reads the command's options; what they say is the number of seconds."""
-    _, ran = Fake({"dpkg -l": INSTALLED}).run(installed, packages=("haproxy",))
+    _, ran = Fake({"dpkg -l": INSTALLED}).run(packages.present, names=("haproxy",))
     words = shlex.split(ran[-1])
     options = words[words.index("-y") + 1 : words.index("install")]
     dump = subprocess.run(["apt-config", "dump", *options], capture_output=True, text=True, check=True).stdout
-    assert f'DPkg::Lock::Timeout "{WAIT_S}";' in dump
+    assert f'DPkg::Lock::Timeout "{apt_locks.LOCK_TIMEOUT_S}";' in dump
 
 
 UPDATE: dict[str, Any] = {"driver": DRIVER, "maintenance": MaintenancePlan(), "interrupts": Interruption((), 1)}
@@ -131,13 +129,13 @@ def test_an_update_asks_the_apt_of_the_bundle(monkeypatch: pytest.MonkeyPatch) -
         return original(command, *arguments, **options)
 
     monkeypatch.setattr(fake.host.connector, "run_shell_command", recorded)
-    fake.run(updated, **UPDATE)
+    fake.run(driver.update, **UPDATE)
     assert asked == [{"APT_CONFIG": "/etc/flexi/apt-bundle.conf"}]
 
 
 def test_an_update_without_an_index_fails_in_words(caplog: pytest.LogCaptureFixture) -> None:
     fake = Fake({"apt-get -qq update": {"success": False, "stderr": ["E: The repository has no Release file."]}})
-    add_op(fake.state, updated, **UPDATE)
+    add_op(fake.state, driver.update, **UPDATE)
     with pytest.raises(PyinfraError):
         run_ops(fake.state)
     assert "nothing was updated: E: The repository has no Release file." in caplog.text

@@ -9,8 +9,8 @@ import pytest
 from pyinfra.api.exceptions import PyinfraError
 from support.fake_host import Fake
 
-from flexi.facts.chat import ChatDatabase, ChatDatabaseTruth
-from flexi.operations.chat_database import chats_stay_seen, database_made, redis_installed
+from flexi.facts.chat import ChatDatabase, ChatDatabaseState
+from flexi.operations import chat_database
 from flexi_chat.gate import turns
 
 NAME = "flexi-chat"
@@ -25,21 +25,21 @@ def doing(commands: list[str]) -> list[str]:
 
 
 def test_only_what_is_missing_is_made() -> None:
-    found, commands = Fake({}).run(database_made, database=NAME)
+    found, commands = Fake({}).run(chat_database.create, database=NAME)
     assert found
     kinds = ("ROLE", "DATABASE", "EXTENSION")
     assert all(f"CREATE {kind}" in text for text, kind in zip(doing(commands), kinds, strict=True))
-    _, commands = Fake({DATABASE: ["role", "database"]}).run(database_made, database=NAME)
+    _, commands = Fake({DATABASE: ["role", "database"]}).run(chat_database.create, database=NAME)
     (only,) = doing(commands)
     assert "CREATE EXTENSION" in only
     assert f"-d {NAME}" in only
-    found, commands = Fake({DATABASE: ["role", "database", "extension"]}).run(database_made, database=NAME)
+    found, commands = Fake({DATABASE: ["role", "database", "extension"]}).run(chat_database.create, database=NAME)
     assert not found
     assert doing(commands) == []
 
 
 def test_a_postgresql_that_is_not_there_has_nothing() -> None:
-    assert ChatDatabase().process([]) == ChatDatabaseTruth()
+    assert ChatDatabase().process([]) == ChatDatabaseState()
 
 
 URL = "db.example.edu:5432/chats"
@@ -74,7 +74,7 @@ def test_chats_are_not_hidden_by_an_empty_database(
     there: tuple[str | None, bool, bool], wanted: str, now: str, then: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(PyinfraError, match="No hosts remaining"):
-        host_with(*there).run(chats_stay_seen, wanted=wanted)
+        host_with(*there).run(chat_database.fail_if_chats_hidden, wanted=wanted)
     assert f"the chats are in {now}, and the site file wants them in " in caplog.text
     assert f"{then}, where the page would begin without them" in caplog.text
     place = there[0] or ("sqlite" if there[1] else "postgresql")
@@ -82,7 +82,7 @@ def test_chats_are_not_hidden_by_an_empty_database(
     carried = "sqlite" not in (place, wanted)
     assert ("`flexi restore` then brings them" in caplog.text) is carried
     assert ("nothing carries chats" in caplog.text) is not carried
-    found, commands = host_with(*there).run(chats_stay_seen, wanted=wanted, left=place)
+    found, commands = host_with(*there).run(chat_database.fail_if_chats_hidden, wanted=wanted, left=place)
     assert not found
     assert doing(commands) == []
 
@@ -101,17 +101,17 @@ def test_chats_are_not_hidden_by_an_empty_database(
     ],
 )
 def test_who_has_no_chats_elsewhere_is_not_bothered(there: tuple[str | None, bool, bool], wanted: str) -> None:
-    assert not host_with(*there).run(chats_stay_seen, wanted=wanted)[0]
+    assert not host_with(*there).run(chat_database.fail_if_chats_hidden, wanted=wanted)[0]
 
 
 def test_another_place_than_where_the_chats_are_is_no_leave_to_hide_them() -> None:
     with pytest.raises(PyinfraError, match="No hosts remaining"):
-        host_with("postgresql", False, True).run(chats_stay_seen, wanted=URL, left="sqlite")
+        host_with("postgresql", False, True).run(chat_database.fail_if_chats_hidden, wanted=URL, left="sqlite")
 
 
 def test_redis_comes_without_a_service_on_a_port() -> None:
     """Its package starts one on 6379 that asks nobody who he is."""
-    _, commands = Fake({}).run(redis_installed, package="redis-server", service="redis-server.service")
+    _, commands = Fake({}).run(chat_database.install_redis, package="redis-server", service="redis-server.service")
     first, second, last = (text for text in doing(commands) if "update" not in text)
     assert "systemctl mask" in first
     assert "install" in second
@@ -121,7 +121,7 @@ def test_redis_comes_without_a_service_on_a_port() -> None:
 
 def test_a_redis_of_the_hosts_own_is_left_alone() -> None:
     there = Fake({"dpkg": ["ii  redis-server  5:7.0.15-1  amd64  x"]})
-    found, commands = there.run(redis_installed, package="redis-server", service="redis-server.service")
+    found, commands = there.run(chat_database.install_redis, package="redis-server", service="redis-server.service")
     assert not found
     assert doing(commands) == []
 

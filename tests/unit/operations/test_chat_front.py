@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flexi.operations.chat_front import front_checked
+from flexi.operations.chat_front import settings_checked
 from flexi.paths import ROOT
 
 UNIT = ROOT / "templates/chat/flexi-chat-front.service"
@@ -39,7 +39,7 @@ def apache(tmp_path: Path) -> Path:
 def restart(apache: Path, directives: str) -> subprocess.CompletedProcess[str]:
     here = apache.parent
     (here / "admin.conf").write_text(directives)
-    command = front_checked(str(here / "front.conf"), str(here / "admin.conf"), str(apache))
+    command = settings_checked(str(here / "front.conf"), str(here / "admin.conf"), str(apache))
     script = f"set -e\n{command}\necho restarted"
     environment = {"PATH": "/usr/bin:/bin", "TMPDIR": str(here)}
     return subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True, check=False)
@@ -64,7 +64,7 @@ def test_wrong_directives_restart_nothing_and_are_named(apache: Path) -> None:
 def test_apache_is_asked_with_what_its_unit_gives_it() -> None:
     """Each variable of the unit's, and the credential under the unit's name."""
     unit = UNIT.read_text(encoding="utf-8")
-    command = front_checked("/etc/flexi/chat-front.conf", "/etc/flexi/chat-front-admin.conf")
+    command = settings_checked("/etc/flexi/chat-front.conf", "/etc/flexi/chat-front-admin.conf")
     for variable in re.findall(r"\b(APACHE_[A-Z_]+)=", unit):
         assert f"{variable}=" in command
     credential, source = re.findall(r"^LoadCredential=([^:]+):(.*)$", unit, re.MULTILINE)[0]

@@ -14,7 +14,7 @@ from support.fake_host import Fake
 from flexi.configs.courses import courses_config
 from flexi.courses import load_courses
 from flexi.facts.chat import CourseBots, CourseStore
-from flexi.operations.courses import _converge, courses_converged, digests, material_brought
+from flexi.operations import courses
 from flexi.plan import build_plan
 from flexi.plan.model.chat import ChatPlan
 from flexi.site import load_site
@@ -51,7 +51,7 @@ def digest(text: str) -> str:
 
 
 def wanted(chat: ChatPlan) -> dict[str, Any]:
-    return courses_config(chat, digests(chat.courses))
+    return courses_config(chat, courses.digests(chat.courses))
 
 
 def test_what_the_chats_host_is_told(chat: ChatPlan) -> None:
@@ -93,19 +93,19 @@ def test_only_what_is_missing_is_brought_and_what_nobody_has_goes(
         brought.extend(item.sha256 for item in items)
         return True
 
-    monkeypatch.setattr("flexi.operations.courses.bring", bring)
+    monkeypatch.setattr("flexi.operations.courses.push_files", bring)
     there = store(digest("text one"), "0" * 64, ".arrived")
-    predicted, commands = Fake(there).run(material_brought, courses=chat.courses)
+    predicted, commands = Fake(there).run(courses.upload_material, courses=chat.courses)
     assert predicted
     assert brought == [digest("text two")]
     assert [command for command in commands if "xargs -r rm" in command]
     both = store(digest("text one"), digest("text two"))
-    assert Fake(both).run(material_brought, courses=chat.courses)[0] is False
+    assert Fake(both).run(courses.upload_material, courses=chat.courses)[0] is False
 
 
 def test_a_full_disk_is_said_before_anything_is_sent(chat: ChatPlan, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(Exception, match="No hosts remaining"):
-        Fake(store(free_kib=0)).run(material_brought, courses=chat.courses)
+        Fake(store(free_kib=0)).run(courses.upload_material, courses=chat.courses)
     assert "/var/lib/flexi-courses needs 16 bytes and has 0 bytes free" in caplog.text
 
 
@@ -125,7 +125,7 @@ def found(chat: ChatPlan) -> dict[str, Any]:
 
 def test_the_chat_is_asked_and_left_alone_where_it_has_all(chat: ChatPlan) -> None:
     says = {"courses --url http://127.0.0.1:8095 state": ["Running as unit: run-1.service", json.dumps(found(chat))]}
-    assert Fake(says).run(courses_converged, chat=chat)[0] is False
+    assert Fake(says).run(courses.converge, chat=chat)[0] is False
 
 
 def test_another_embedding_model_is_announced_with_what_it_costs(
@@ -135,12 +135,12 @@ def test_another_embedding_model_is_announced_with_what_it_costs(
     there = found(chat)
     says = {"courses --url http://127.0.0.1:8095 state": [json.dumps(there)]}
     other = chat.model_copy(update={"embedding_model": "bge-m3:latest"})
-    assert Fake(says).run(courses_converged, chat=other)[0] is True
+    assert Fake(says).run(courses.converge, chat=other)[0] is True
     words = "2 files are embedded anew, by bge-m3:latest; a course's bot is away until all of its files are: heaps"
     assert caplog.text.count(words) == 1
     caplog.clear()
     there["courses"]["heaps"]["files"][0]["sha256"] = "0" * 64
-    assert Fake({next(iter(says)): [json.dumps(there)]}).run(courses_converged, chat=chat)[0] is True
+    assert Fake({next(iter(says)): [json.dumps(there)]}).run(courses.converge, chat=chat)[0] is True
     assert "embedded anew" not in caplog.text
 
 
@@ -150,7 +150,7 @@ def test_a_chat_that_cannot_be_asked_is_converged(
 ) -> None:
     monkeypatch.setattr("flexi.operations.courses._converge", lambda state, host, command: True)
     fact = {"courses --url http://127.0.0.1:8095 state": says}
-    assert Fake(fact).run(courses_converged, chat=chat)[0] is True
+    assert Fake(fact).run(courses.converge, chat=chat)[0] is True
 
 
 def test_facts_take_no_other_line_for_an_answer() -> None:
@@ -184,6 +184,6 @@ def test_what_the_timer_will_do_fails_no_deploy(
     here: Any = SimpleNamespace(
         data=SimpleNamespace(flexi_host=SimpleNamespace(ssh=None)), log_styled=lambda text, **_: said.append(text)
     )
-    assert _converge(here, here, f"cat {tmp_path}/said") is succeeds
+    assert courses._converge(here, here, f"cat {tmp_path}/said") is succeeds
     assert len(said) == len(words)
     assert all(part in text for part, text in zip(words, said, strict=True))

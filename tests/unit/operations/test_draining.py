@@ -15,9 +15,8 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.operation import add_op
 from pyinfra.api.operations import run_ops
 
-from flexi.operations.applying import applied
-from flexi.operations.draining import Interruption, drain, read_looks, returned
-from flexi.operations.turns import end_turn, turn_begun, turn_number, turns
+from flexi.operations import drain, restart, rollout
+from flexi.operations.drain import Interruption
 from flexi.plan.model.ollama import InstancePlan, ModelOnInstance
 
 MODEL = ModelOnInstance(
@@ -64,8 +63,8 @@ def agent(
 
 
 def test_a_look_says_what_is_waited_for() -> None:
-    look = read_looks(agent(phase="loading", drained=True, told=False, open_=2))["a"]
-    assert (look.told, look.drained, look.open) == (False, True, 2)
+    look = drain.parse_poll(agent(phase="loading", drained=True, told=False, open_=2))["a"]
+    assert (look.acknowledged, look.drained, look.open) == (False, True, 2)
     assert look.waits_for(["llama3:8b"]) == {"llama3:8b": ("loading", "because")}
 
 
@@ -75,16 +74,16 @@ def test_a_look_says_what_is_waited_for() -> None:
 )
 def test_ready_is_what_the_agent_and_the_instance_both_say(phase: str, resident: str, waits: bool) -> None:
     """The agent's word may be older than the restart; a download is nothing that a turn waits for."""
-    assert bool(read_looks(agent(phase=phase, resident=resident))["a"].waits_for(["LLAMA3:8b"])) is waits
+    assert bool(drain.parse_poll(agent(phase=phase, resident=resident))["a"].waits_for(["LLAMA3:8b"])) is waits
 
 
 def test_an_agent_that_is_silent_keeps_nobody_waiting_for_its_word() -> None:
     for output in (["", "1000", "a 1 "], ['{"time": 900, "instances": []}', "1000", "a 1 "]):
-        look = read_looks(output)["a"]
-        assert look.told
+        look = drain.parse_poll(output)["a"]
+        assert look.acknowledged
         assert look.open == 1
-        assert not look.left
-        assert read_looks([*output[:2], "a 0 "])["a"].left
+        assert not look.idle
+        assert drain.parse_poll([*output[:2], "a 0 "])["a"].idle
 
 
 def commands_of(state: State, name: str) -> list[str]:
@@ -93,9 +92,9 @@ def commands_of(state: State, name: str) -> list[str]:
     return [str(command) for command in host.connector.executed_commands]
 
 
-def restart(state: State, **more: Any) -> Any:
-    arguments = {"what": "ollama@a.service", "inputs": ("/etc/x",), "command": "systemctl restart ollama@a.service"}
-    return add_op(state, applied, interrupts=Interruption(("a",), 60), **arguments, **more)
+def restart_of_a(state: State, **more: Any) -> Any:
+    arguments = {"service": "ollama@a.service", "watch": ("/etc/x",), "command": "systemctl restart ollama@a.service"}
+    return add_op(state, restart.on_change, interrupts=Interruption(("a",), 60), **arguments, **more)
 
 
 def test_an_instance_is_stopped_only_once_the_gateway_knows_and_the_last_answer_has_ended(
@@ -108,10 +107,10 @@ def test_an_instance_is_stopped_only_once_the_gateway_knows_and_the_last_answer_
 
     def look(*_: object) -> Any:
         # The first one is from before the switch was noticed.
-        return {"a": read_looks(looks[min(len(told), 3)])["a"]}
+        return {"a": drain.parse_poll(looks[min(len(told), 3)])["a"]}
 
-    monkeypatch.setattr("flexi.operations.draining._look", look)
-    restart(state)
+    monkeypatch.setattr("flexi.operations.drain._poll", look)
+    restart_of_a(state)
     run_ops(state)
     assert len(told) == 3
     commands = commands_of(state, "h")
@@ -121,7 +120,7 @@ def test_an_instance_is_stopped_only_once_the_gateway_knows_and_the_last_answer_
 
 def test_what_does_not_run_is_not_drained() -> None:
     state = state_of(("h", {"systemctl list-units": [], "sha256sum": ["new", "old"]}))
-    restart(state)
+    restart_of_a(state)
     run_ops(state)
     assert not any("drain.d" in command for command in commands_of(state, "h"))
 
@@ -132,9 +131,9 @@ def test_answers_that_never_end_are_cut_off_in_the_end(
     clock = iter(range(0, 10_000, 20))
     monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
     monkeypatch.setattr(time, "sleep", lambda _: None)
-    monkeypatch.setattr("flexi.operations.draining._look", lambda *_: read_looks(agent(drained=True, open_=1)))
+    monkeypatch.setattr("flexi.operations.drain._poll", lambda *_: drain.parse_poll(agent(drained=True, open_=1)))
     state = state_of(("h", {"systemctl list-units": ["ollama@a.service"], "sha256sum": ["new", "old"]}))
-    restart(state)
+    restart_of_a(state)
     run_ops(state)
     assert "answers still run after 60 s" in caplog.text
     assert any("systemctl restart" in command for command in commands_of(state, "h"))
@@ -144,11 +143,11 @@ def test_a_dry_run_foresees_the_restart_from_what_will_be_written() -> None:
     state = state_of(("h", {"sha256sum": ["same", "same"], "systemctl list-units": []}))
     host = state.inventory.get_host("@fake/h")
     assert host is not None
-    changes = add_op(state, applied, what="other", inputs=("/etc/y",), command="true")[host]
+    changes = add_op(state, restart.on_change, service="other", watch=("/etc/y",), command="true")[host]
     changes._maybe_is_change = True
-    assert restart(state, after=[changes])[host].will_change
+    assert restart_of_a(state, after=[changes])[host].will_change
     changes._maybe_is_change = False
-    assert not restart(state, after=[changes])[host].will_change
+    assert not restart_of_a(state, after=[changes])[host].will_change
 
 
 SMI = ["smi_fields=index,uuid,name", "smi_status=0", "smi=0, GPU-0, A40"]
@@ -161,11 +160,11 @@ GPUS = {
 
 
 def give_back(state: State, gpu_count: int = 1) -> Any:
-    return add_op(state, returned, instances=[INSTANCE], gpu_count=gpu_count, driver=535, after=[])
+    return add_op(state, drain.release_when_ready, instances=[INSTANCE], gpu_count=gpu_count, driver=535, after=[])
 
 
 def test_what_flexi_drained_comes_back_and_an_admins_own_switch_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flexi.operations.draining._look", lambda *_: read_looks(agent()))
+    monkeypatch.setattr("flexi.operations.drain._poll", lambda *_: drain.parse_poll(agent()))
     state = state_of(("h", GPUS))
     give_back(state)
     run_ops(state)
@@ -199,9 +198,9 @@ def test_a_host_that_does_not_answer_is_looked_at_again(monkeypatch: pytest.Monk
     slept: list[int] = []
     answers = [[], agent(told=False, drained=True), [], [], agent(drained=True)]
     monkeypatch.setattr(time, "sleep", lambda _: slept.append(1))
-    monkeypatch.setattr("flexi.operations.draining._look", lambda *_: read_looks(answers[min(len(slept), 4)]))
+    monkeypatch.setattr("flexi.operations.drain._poll", lambda *_: drain.parse_poll(answers[min(len(slept), 4)]))
     state = state_of(("h", {"systemctl list-units": ["ollama@a.service"], "sha256sum": ["new", "old"]}))
-    restart(state)
+    restart_of_a(state)
     run_ops(state)
     assert len(slept) == 4, "drained"
     slept.clear()
@@ -211,9 +210,9 @@ def test_a_host_that_does_not_answer_is_looked_at_again(monkeypatch: pytest.Monk
 
     def look(*_: object) -> Any:
         looked.append(1)
-        return read_looks(answers[min(len(looked) - 1, 4)])
+        return drain.parse_poll(answers[min(len(looked) - 1, 4)])
 
-    monkeypatch.setattr("flexi.operations.draining._look", look)
+    monkeypatch.setattr("flexi.operations.drain._poll", look)
     state = state_of(("h", GPUS))
     give_back(state)
     run_ops(state)
@@ -226,7 +225,7 @@ def test_a_model_that_does_not_come_back_keeps_its_host_drained(
     clock = iter(range(0, 100_000, 30))
     monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
     monkeypatch.setattr(time, "sleep", lambda _: None)
-    monkeypatch.setattr("flexi.operations.draining._look", lambda *_: read_looks(agent(phase="fault")))
+    monkeypatch.setattr("flexi.operations.drain._poll", lambda *_: drain.parse_poll(agent(phase="fault")))
     state = state_of(("h", GPUS))
     give_back(state)
     with pytest.raises(PyinfraError):
@@ -243,7 +242,7 @@ def test_a_host_whose_groups_are_all_up_changes_nothing() -> None:
 
 def begin(state: State, name: str, number: int, mine: int) -> None:
     host = state.inventory.get_host(f"@fake/{name}")
-    add_op(state, turn_begun, number=number, mine=mine, host=host)
+    add_op(state, rollout.wait_for_turn, number=number, own_turn=mine, host=host)
 
 
 def test_the_next_host_is_not_touched_while_one_has_not_come_back(caplog: pytest.LogCaptureFixture) -> None:
@@ -274,16 +273,16 @@ def test_hosts_that_serve_nobody_share_a_turn() -> None:
     run_ops(state)
     assert not state.failed_hosts
     names = ["a", "b", "c"]
-    assert [turn_number(name, names, serving=True) for name in names] == [1, 2, 3]
-    assert turn_number("c", names, serving=False) == 0
-    assert max(turns(names)) > 3, "what comes after the turns waits for the last one"
+    assert [rollout.turn_number(name, names, serving=True) for name in names] == [1, 2, 3]
+    assert rollout.turn_number("c", names, serving=False) == 0
+    assert max(rollout.turn_numbers(names)) > 3, "what comes after the turns waits for the last one"
 
 
 @operation()
 def _ended() -> Iterator[str]:
-    end_turn(host)
+    rollout.end_turn(host)
     yield from ()
 
 
 def test_nothing_is_drained_for_an_operation_that_interrupts_nobody() -> None:
-    assert list(drain(None)) == []
+    assert list(drain.running_instances(None)) == []

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from flexi.facts.host import Paths
+from flexi.facts.host import MatchingPaths
 from flexi.facts.ollama import _LIST_STORES, OLLAMA_HOMES
-from flexi.operations.emptying import removal
+from flexi.operations import deletion
 
 ALONE = ("unshare", "--map-root-user", "--mount")
 try:
@@ -20,7 +20,7 @@ except OSError:
 
 
 def paths(*patterns: Path) -> str:
-    script = str(Paths().command([str(pattern) for pattern in patterns]).get_masked_value())
+    script = str(MatchingPaths().command([str(pattern) for pattern in patterns]).get_masked_value())
     return shlex.split(script.removeprefix("sh -c "))[0]
 
 
@@ -44,7 +44,7 @@ def test_files_and_directories_go_whole(tmp_path: Path) -> None:
         str(file),
         str(tmp_path / "dangling"),
     ]
-    assert sh(removal([str(path) for path in everything])).returncode == 0
+    assert sh(deletion.shell_script([str(path) for path in everything])).returncode == 0
     assert not list(tmp_path.iterdir())
 
 
@@ -55,7 +55,7 @@ def test_a_link_to_another_disk_is_emptied_and_links_inside_are_only_links(tmp_p
     (disk / "a/link").symlink_to(kept)
     (disk / "away").symlink_to(tmp_path)
     (tmp_path / "ollama").symlink_to(disk)
-    assert sh(removal([str(tmp_path / "ollama")])).returncode == 0
+    assert sh(deletion.shell_script([str(tmp_path / "ollama")])).returncode == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "kept"]
     assert not list(disk.iterdir())
 
@@ -66,7 +66,8 @@ def test_of_a_mount_point_the_empty_directory_stays(tmp_path: Path, mount: str) 
     home = tmp_path / "ollama"
     (home / mount).mkdir(parents=True)
     filled = f"mkdir -p {home}/a/models/blobs && touch {home}/a/models/blobs/x {home}/a/id {home}/.hidden"
-    script = f"mount -t tmpfs none {home / mount} && {filled}\n{removal([str(home)])}\nfind {home}\n{paths(home)}"
+    script = f"mount -t tmpfs none {home / mount} && {filled}\n{deletion.shell_script([str(home)])}\n"
+    script += f"find {home}\n{paths(home)}"
     done = sh(f"set -e; {script}", *ALONE)
     assert (done.returncode, done.stderr) == (0, "")
     left = [home, *(home / part for part in ("a", "a/models") if mount.startswith(part))]
@@ -76,7 +77,9 @@ def test_of_a_mount_point_the_empty_directory_stays(tmp_path: Path, mount: str) 
 @pytest.mark.skipif(not can_mount, reason="needs unshare and user namespaces")
 def test_a_file_that_stays_is_a_failure(tmp_path: Path) -> None:
     home = tree(tmp_path / "ollama")
-    script = f"mount --bind {home}/a {home}/a && mount -o remount,bind,ro {home}/a\n{removal([str(home)])}"
+    script = (
+        f"mount --bind {home}/a {home}/a && mount -o remount,bind,ro {home}/a\n{deletion.shell_script([str(home)])}"
+    )
     done = sh(script, *ALONE)
     assert done.returncode == 1
     assert "Read-only file system" in done.stderr
@@ -89,5 +92,5 @@ def test_a_store_on_a_disk_of_its_own_is_gone_once_it_is_empty(tmp_path: Path) -
     models.mkdir(parents=True)
     listing = listing.replace("/etc/ollama/$home.env", "/etc/passwd")
     script = f"mount -t tmpfs none {models}; mkdir {models}/blobs; touch {models}/blobs/x\n"
-    done = sh(f"{script}( {listing} ); {removal([str(tmp_path / 'a')])}\n( {listing} )", *ALONE)
+    done = sh(f"{script}( {listing} ); {deletion.shell_script([str(tmp_path / 'a')])}\n( {listing} )", *ALONE)
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "store a\n")

@@ -13,9 +13,8 @@ from pyinfra.api.operations import run_ops
 from pyinfra.connectors.util import CommandOutput, OutputLine
 from pyinfra.operations import server
 
-from flexi.facts.gateway import GatewayCertificate, InterfaceOf
-from flexi.operations.failover import failover_settings, gateway_serves
-from flexi.operations.turns import GATEWAYS, turn_begun
+from flexi.facts.gateway import GatewayCertificate, InterfaceWithAddress
+from flexi.operations import keepalived, rollout
 
 ASK = "curl gateway"
 
@@ -34,12 +33,12 @@ def change(state: State, name: str) -> OperationMeta:
 
 def end(state: State, name: str, *after: OperationMeta) -> None:
     host = state.inventory.get_host(f"@fake/{name}")
-    add_op(state, gateway_serves, ask=ASK, after=after, host=host)
+    add_op(state, keepalived.wait_until_gateway_serves, probe_command=ASK, after=after, host=host)
 
 
 def begin(state: State, name: str, number: int, mine: int) -> None:
     host = state.inventory.get_host(f"@fake/{name}")
-    add_op(state, turn_begun, number=number, mine=mine, row=GATEWAYS, host=host)
+    add_op(state, rollout.wait_for_turn, number=number, own_turn=mine, row=rollout.GATEWAYS, host=host)
 
 
 def deploy(state: State, *, changes: bool) -> None:
@@ -97,14 +96,16 @@ def test_a_gateway_that_nothing_changed_is_not_asked() -> None:
 
 def test_the_interface_is_the_one_that_has_the_hosts_address() -> None:
     line = r"7: ens18f0    inet 192.0.2.7/24 brd 192.0.2.255 scope global ens18f0\       valid_lft forever"
-    assert InterfaceOf().process([line]) == "ens18f0"
-    assert InterfaceOf().process([]) is None
+    assert InterfaceWithAddress().process([line]) == "ens18f0"
+    assert InterfaceWithAddress().process([]) is None
 
 
 def test_an_address_that_the_host_does_not_have_is_refused(caplog: pytest.LogCaptureFixture) -> None:
     state = state_of("first")
     host = state.inventory.get_host("@fake/first")
-    add_op(state, failover_settings, dest="/x", address="192.0.2.7", content=lambda interface: interface, host=host)
+    add_op(
+        state, keepalived.write_settings, dest="/x", address="192.0.2.7", content=lambda interface: interface, host=host
+    )
     with pytest.raises(PyinfraError):
         run_ops(state)
     assert "no interface of this host has 192.0.2.7" in caplog.text

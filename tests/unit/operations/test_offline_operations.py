@@ -20,8 +20,7 @@ from flexi.bundle import manifest
 from flexi.bundle.manifest import File, Manifest, Model
 from flexi.configs.rendering import render
 from flexi.facts.bundle import BundleFiles
-from flexi.operations.bundle import received
-from flexi.operations.ollama import release, unpack_script
+from flexi.operations import bundle, ollama
 from flexi.plan import build_plan
 from flexi.plan.model.base import ProxyPlan
 from flexi.plan.model.site import HostPlan
@@ -57,7 +56,7 @@ def whole(path: str, inode: int = 7) -> list[str]:
 def predicted(host: HostPlan, responses: dict[str, object]) -> bool:
     """Whether a dry run says that something is to be sent or removed."""
     fake = Fake(responses)
-    return add_op(fake.state, received, plan=host, part="models", owner="ollama")[fake.host].will_change
+    return add_op(fake.state, bundle.receive, host_plan=host, part="models", owner="ollama")[fake.host].will_change
 
 
 def test_what_arrived_is_not_sent_again(host: HostPlan) -> None:
@@ -84,7 +83,7 @@ def test_a_half_that_nothing_will_continue_is_removed(host: HostPlan) -> None:
     """Also by the packages' turn, which comes first; the half of a model waits for the models' turn."""
     halves = [f"file - 7 1 .incoming/{digest * 64}" for digest in "ac"]
     fake = Fake(there(*whole(BLOB), *whole(LIST), *halves))
-    _, commands = fake.run(received, plan=host, part="apt")
+    _, commands = fake.run(bundle.receive, host_plan=host, part="apt")
     (removed,) = [command for command in commands if "rm -f" in command]
     assert shlex.split(removed)[2] == f"cd /var/lib/flexi/bundle && rm -f -- .incoming/{'c' * 64}"
     assert not predicted(host, there(*whole(BLOB), *whole(LIST), halves[0]))
@@ -100,7 +99,7 @@ def test_a_host_without_room_is_told_so_before_anything_is_sent(
     host: HostPlan, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake = Fake(there(free_kib=0))
-    add_op(fake.state, received, plan=host, part="models")
+    add_op(fake.state, bundle.receive, host_plan=host, part="models")
     with pytest.raises(PyinfraError):
         run_ops(fake.state)
     assert "needs 200 bytes and has 0 bytes free: make room" in caplog.text
@@ -118,7 +117,7 @@ def test_an_archive_that_was_brought_is_unpacked_without_a_download(tmp_path: Pa
     (root / ".download").mkdir(parents=True)
     brought = root / f".download/ollama-{plan.version}.tar.zst"
     shutil.move(published.archive, brought)
-    script = unpack_script(plan, published.sha256, str(root))
+    script = ollama.unpack_script(plan, published.sha256, str(root))
     assert "curl" not in script
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -139,7 +138,7 @@ def test_a_local_archive_is_sent_where_it_is_not_unpacked(tmp_path: Path, unpack
     assert plan.ollama is not None
     have = [f"/opt/ollama/{plan.ollama.version}/.archive-sha256 {digest if unpacked else 'c' * 64}", "current "]
     fake = Fake({"readlink": have})
-    assert add_op(fake.state, release, plan=plan.ollama)[fake.host].will_change is not unpacked
+    assert add_op(fake.state, ollama.unpack_release, ollama=plan.ollama)[fake.host].will_change is not unpacked
 
 
 @pytest.mark.skipif(shutil.which("apt-config") is None, reason="needs apt, as Debian and Ubuntu have it")

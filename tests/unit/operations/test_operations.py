@@ -16,39 +16,13 @@ from support.fake_host import DRIVER, INSTALLED, Fake
 
 from flexi.catalog.windows import parse
 from flexi.components.stamps import stamp_digest_command
-from flexi.facts.apt import Real, Upgrades
+from flexi.facts.apt import RealPackage, Upgrades
 from flexi.facts.driver import NvidiaDriver
 from flexi.facts.gpus import NvidiaGpus
 from flexi.facts.releases import OllamaReleases
 from flexi.facts.stamps import Stamp
-from flexi.operations.applying import applied
-from flexi.operations.cards import cards_expected
-from flexi.operations.draining import Interruption
-from flexi.operations.gateway import health_key
-from flexi.operations.ollama import (
-    current_release,
-    environment_file,
-    previous_release,
-    releases_kept,
-    render_environment,
-    replaced,
-    resolve_gpus,
-)
-from flexi.operations.packages import (
-    driver_installed,
-    held,
-    installed,
-    kernel_modules,
-    kernels_without_modules,
-    obtainable,
-    signing_key,
-    time_daemon,
-    unheld_but,
-    updated,
-)
-from flexi.operations.rebooting import reboot_permitted, rebooted
-from flexi.operations.retiring import retired, sources_retired, unmasked
-from flexi.operations.system import validated_file
+from flexi.operations import apt_sources, cards, driver, gateway, host_files, ollama, packages, reboot, restart, units
+from flexi.operations.drain import Interruption
 from flexi.plan.model.maintenance import MaintenancePlan
 from flexi.plan.model.ollama import InstancePlan
 from flexi_host.agent.smi import Expected, Gpu
@@ -81,7 +55,7 @@ RUNNING_535 = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.309.01  Tue A
 
 
 def test_a_host_with_the_wanted_driver_is_not_rebooted() -> None:
-    predicted, commands = Fake(truth(RUNNING_535), ALLOWED).run(rebooted, **REBOOT)
+    predicted, commands = Fake(truth(RUNNING_535), ALLOWED).run(reboot.if_needed, **REBOOT)
     assert not predicted
     assert not any("reboot" in command for command in commands)
 
@@ -98,7 +72,7 @@ def test_a_host_with_the_wanted_driver_is_not_rebooted() -> None:
 )
 def test_a_dry_run_announces_the_reboot(state: dict[str, object], caplog: pytest.LogCaptureFixture) -> None:
     fake = Fake(state, ALLOWED)
-    assert add_op(fake.state, rebooted, **REBOOT)[fake.host].will_change
+    assert add_op(fake.state, reboot.if_needed, **REBOOT)[fake.host].will_change
     assert "would be rebooted" in caplog.text
 
 
@@ -112,7 +86,7 @@ def test_a_dry_run_announces_the_reboot(state: dict[str, object], caplog: pytest
 )
 def test_a_complaint_that_a_boot_does_not_mend_costs_no_reboot(state: dict[str, object]) -> None:
     fake = Fake(state, ALLOWED)
-    assert not add_op(fake.state, rebooted, **REBOOT)[fake.host].will_change
+    assert not add_op(fake.state, reboot.if_needed, **REBOOT)[fake.host].will_change
 
 
 @pytest.mark.parametrize("smi", ["", "Failed to initialize NVML: Driver/library version mismatch"])
@@ -120,7 +94,7 @@ def test_a_reboot_that_is_not_allowed_fails_the_host_before_anything_is_done(
     smi: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake = Fake(truth(RUNNING_535 if smi else "", smi=smi))
-    add_op(fake.state, reboot_permitted, **PERMIT)
+    add_op(fake.state, reboot.fail_unless_allowed, **PERMIT)
     with pytest.raises(PyinfraError):
         run_ops(fake.state)
     assert "needs a reboot" in caplog.text
@@ -131,7 +105,7 @@ def test_a_reboot_that_is_not_allowed_fails_the_host_before_anything_is_done(
 def test_a_reboot_is_allowed_in_the_window_by_the_hosts_own_clock(now: str, open_: bool) -> None:
     site = MaintenancePlan(reboot_windows=(parse("Sun 02:00-05:00"),))
     fake = Fake({**truth(), "date '+%u %H %M'": [now]})
-    meta = add_op(fake.state, reboot_permitted, **{**PERMIT, "maintenance": site})[fake.host]
+    meta = add_op(fake.state, reboot.fail_unless_allowed, **{**PERMIT, "maintenance": site})[fake.host]
     assert meta.will_change is not open_
 
 
@@ -139,15 +113,15 @@ def test_a_missing_driver_package_needs_permission_too() -> None:
     """It is installed at the archive's version, whose library the running module may not fit."""
     fake = Fake(truth(RUNNING_535))
     arguments = {**PERMIT, "driver": DRIVER.model_copy(update={"packages": ("nvidia-utils-535-server",)})}
-    assert add_op(fake.state, reboot_permitted, **arguments)[fake.host].will_change
+    assert add_op(fake.state, reboot.fail_unless_allowed, **arguments)[fake.host].will_change
 
 
 def test_another_kernel_is_booted_only_with_permission_and_never_asked_for() -> None:
     newer = truth(RUNNING_535, kernels=("5.15.0-186-generic", "5.15.0-190-generic"))
     for data, due in ((ALLOWED, True), ({}, False)):
         fake = Fake(newer, data)
-        assert add_op(fake.state, rebooted, **REBOOT)[fake.host].will_change is due
-        assert not add_op(fake.state, reboot_permitted, **PERMIT)[fake.host].will_change
+        assert add_op(fake.state, reboot.if_needed, **REBOOT)[fake.host].will_change is due
+        assert not add_op(fake.state, reboot.fail_unless_allowed, **PERMIT)[fake.host].will_change
 
 
 @pytest.mark.parametrize(
@@ -161,7 +135,7 @@ def test_another_kernel_is_booted_only_with_permission_and_never_asked_for() -> 
 )
 def test_an_update_is_asked_for_before_anything_is_changed(line: str, due: bool) -> None:
     fake = Fake({**truth(RUNNING_535), "apt-get -s": [line]})
-    assert add_op(fake.state, reboot_permitted, **{**PERMIT, "update": True})[fake.host].will_change is due
+    assert add_op(fake.state, reboot.fail_unless_allowed, **{**PERMIT, "update": True})[fake.host].will_change is due
 
 
 @pytest.mark.parametrize(("present", "due"), [("535.288.01-0ubuntu1", True), ("535.309.01-0ubuntu1", False)])
@@ -170,7 +144,7 @@ def test_another_build_of_an_ended_branch_is_asked_for_before_it_is_installed(pr
     wanted = DRIVER.model_copy(update=change)
     installed_ = [f"ii  nvidia-utils-535-server  {present}  amd64  tool"]
     fake = Fake({**truth(RUNNING_535.replace("535.309.01", present.split("-")[0])), "dpkg -l": installed_})
-    assert add_op(fake.state, reboot_permitted, **{**PERMIT, "driver": wanted})[fake.host].will_change is due
+    assert add_op(fake.state, reboot.fail_unless_allowed, **{**PERMIT, "driver": wanted})[fake.host].will_change is due
 
 
 def test_a_kernel_that_no_package_knows_is_not_waited_for() -> None:
@@ -180,7 +154,7 @@ def test_a_kernel_that_no_package_knows_is_not_waited_for() -> None:
 
 def test_a_boot_that_did_not_help_is_not_repeated(caplog: pytest.LogCaptureFixture) -> None:
     fake = Fake(truth(boot="boot-2", tried="boot-2"), ALLOWED)
-    add_op(fake.state, rebooted, **REBOOT)
+    add_op(fake.state, reboot.if_needed, **REBOOT)
     with pytest.raises(PyinfraError):
         run_ops(fake.state)
     assert "the last reboot did not change that" in caplog.text
@@ -280,7 +254,7 @@ def test_gpus_with_a_warning_are_counted_once(tmp_path: Path) -> None:
     """An nvidia-smi that lists every card, warns and ends with 14 (microsoft/pai, issue 3756)."""
     present = run_gpus(tmp_path / "nvidia-smi", f"{ROWS} echo 'WARNING: infoROM is corrupted at gpu 0'; exit 14")
     assert [gpu.uuid for gpu in present] == ["GPU-0", "GPU-1"]
-    assert resolve_gpus(instance((0, 1)), present, 2) == ["GPU-0", "GPU-1"]
+    assert ollama.resolve_gpus(instance((0, 1)), present, 2) == ["GPU-0", "GPU-1"]
 
 
 def test_more_than_sixteen_gpus_are_found_beside_a_lost_one(tmp_path: Path) -> None:
@@ -294,10 +268,10 @@ def test_more_than_sixteen_gpus_are_found_beside_a_lost_one(tmp_path: Path) -> N
 
 
 def test_a_group_with_a_gpu_that_requires_a_reset_is_refused() -> None:
-    cards = [CARDS[0], replace(CARDS[1], fault="GPU requires reset")]
-    assert resolve_gpus(instance((0,)), cards, 2) == ["GPU-0"]
+    broken = [CARDS[0], replace(CARDS[1], fault="GPU requires reset")]
+    assert ollama.resolve_gpus(instance((0,)), broken, 2) == ["GPU-0"]
     with pytest.raises(LookupError, match=r"GPU 1 \(GPU-1\) is not usable: GPU requires reset.*--gpu-reset -i 1"):
-        resolve_gpus(instance((0, 1)), cards, 2)
+        ollama.resolve_gpus(instance((0, 1)), broken, 2)
 
 
 H200 = Expected("H200", 143771)
@@ -307,12 +281,12 @@ def test_a_host_with_other_cards_is_refused_before_anything(caplog: pytest.LogCa
     listing = [f"smi={i}, GPU-{i}, NVIDIA A40, 46068" for i in range(2)]
     facts = {"the_cards": ["smi_fields=index,uuid,name,memory.total", "smi_status=0", *listing]}
     fake = Fake(facts)
-    assert not add_op(fake.state, cards_expected, expected=Expected("A40", 46068), place="uni.yaml:9")[
+    assert not add_op(fake.state, cards.require_planned, expected=Expected("A40", 46068), place="uni.yaml:9")[
         fake.host
     ].will_change
     run_ops(fake.state)
     wrong = Fake(facts)
-    assert add_op(wrong.state, cards_expected, expected=H200, place="uni.yaml:9")[wrong.host].will_change
+    assert add_op(wrong.state, cards.require_planned, expected=H200, place="uni.yaml:9")[wrong.host].will_change
     with pytest.raises(PyinfraError):
         run_ops(wrong.state)
     assert (
@@ -328,12 +302,14 @@ def test_cards_that_come_up_in_the_middle_of_a_deploy_are_compared_too(caplog: p
         "the_cards": ["smi_fields=index,uuid,name,memory.total", "smi_status=0", "smi=0, GPU-0, NVIDIA A40, 46068"]
     }
     fake = Fake(facts)
-    add_op(fake.state, environment_file, instance=instance((0,)), gpu_count=1, expected=H200, place="uni.yaml:9")
+    add_op(
+        fake.state, ollama.write_environment, instance=instance((0,)), gpu_count=1, expected=H200, place="uni.yaml:9"
+    )
     with pytest.raises(PyinfraError):
         run_ops(fake.state)
     assert "group a: GPU 0 (GPU-0) is a NVIDIA A40" in caplog.text
     none = Fake({"the_cards": ["smi_fields=index,uuid,name", "smi_status=9", "smi=NVIDIA-SMI has failed"]})
-    assert not add_op(none.state, cards_expected, expected=H200, place="")[none.host].will_change
+    assert not add_op(none.state, cards.require_planned, expected=H200, place="")[none.host].will_change
 
 
 WANTED_HOLDS = ("nvidia-utils-535-server", "linux-generic", "linux-image-generic")
@@ -341,7 +317,7 @@ WANTED_HOLDS = ("nvidia-utils-535-server", "linux-generic", "linux-image-generic
 
 def test_only_installed_packages_are_held() -> None:
     fake = Fake({"dpkg -l": INSTALLED, "apt-mark showhold": ["linux-generic", "="]})
-    predicted, commands = fake.run(held, packages=WANTED_HOLDS)
+    predicted, commands = fake.run(packages.hold, names=WANTED_HOLDS)
     assert predicted
     assert "apt-mark hold nvidia-utils-535-server linux-generic 2>&1" in commands[-1]
 
@@ -349,7 +325,7 @@ def test_only_installed_packages_are_held() -> None:
 def test_holds_of_ours_stay() -> None:
     ours = ["nvidia-utils-535-server", "linux-generic"]
     predicted, _ = Fake({"dpkg -l": INSTALLED, "apt-mark showhold": [*ours, "=", *ours]}).run(
-        held, packages=WANTED_HOLDS
+        packages.hold, names=WANTED_HOLDS
     )
     assert not predicted
 
@@ -358,7 +334,7 @@ def test_a_change_of_branch_lets_go_of_our_holds_and_of_no_others() -> None:
     """apt refuses a branch whose rival is held; what an admin holds by hand stays held."""
     holds = ["nvidia-utils-535-server", "linux-generic", "postgresql", "=", "nvidia-utils-535-server", "linux-generic"]
     predicted, commands = Fake({"apt-mark showhold": holds}).run(
-        unheld_but, packages=("nvidia-utils-580-server", "linux-generic")
+        packages.holds_released, except_for=("nvidia-utils-580-server", "linux-generic")
     )
     assert predicted
     assert "apt-mark unhold nvidia-utils-535-server 2>&1" in commands[-1]
@@ -366,13 +342,13 @@ def test_a_change_of_branch_lets_go_of_our_holds_and_of_no_others() -> None:
 
 def test_installed_packages_need_no_index() -> None:
     """A fresh index would be a change at every run (pyinfra's cache_time)."""
-    predicted, commands = Fake({"dpkg -l": INSTALLED}).run(installed, packages=("linux-generic",))
+    predicted, commands = Fake({"dpkg -l": INSTALLED}).run(packages.present, names=("linux-generic",))
     assert not predicted
     assert not any("apt-get" in command for command in commands)
 
 
 def test_missing_packages_are_looked_up_anew() -> None:
-    _, commands = Fake({"dpkg -l": INSTALLED}).run(installed, packages=("linux-generic", "haproxy"))
+    _, commands = Fake({"dpkg -l": INSTALLED}).run(packages.present, names=("linux-generic", "haproxy"))
     apt = [command for command in commands if "apt-get" in command]
     assert "update" in apt[0]
     assert "haproxy" in apt[-1]
@@ -384,32 +360,32 @@ TRANSITIONAL = "ii  nvidia-utils-535-server  535.309.01-0ubuntu0.22.04.2  all  e
 
 def test_the_empty_packages_of_an_ended_branch_are_replaced_by_the_real_ones() -> None:
     packages = ("nvidia-headless-no-dkms-535-server", "nvidia-utils-535-server")
-    driver = DRIVER.model_copy(update={"packages": packages, "wanted_version": "535.309.01-0ubuntu0.22.04.1"})
-    arguments = {"driver": driver, "interrupts": Interruption((), 1)}
-    predicted, commands = Fake({**truth(RUNNING_535), "dpkg -l": [TRANSITIONAL]}).run(driver_installed, **arguments)
+    planned = DRIVER.model_copy(update={"packages": packages, "wanted_version": "535.309.01-0ubuntu0.22.04.1"})
+    arguments = {"driver": planned, "interrupts": Interruption((), 1)}
+    predicted, commands = Fake({**truth(RUNNING_535), "dpkg -l": [TRANSITIONAL]}).run(driver.install, **arguments)
     assert predicted
     assert " ".join(packages) in commands[-2]
     assert "--allow-downgrades" in commands[-2]
     real = TRANSITIONAL.replace("22.04.2", "22.04.1")
-    arguments["driver"] = driver.model_copy(update={"packages": packages[1:]})
-    assert not Fake({**truth(RUNNING_535), "dpkg -l": [real]}).run(driver_installed, **arguments)[0]
+    arguments["driver"] = planned.model_copy(update={"packages": packages[1:]})
+    assert not Fake({**truth(RUNNING_535), "dpkg -l": [real]}).run(driver.install, **arguments)[0]
 
 
 def test_with_the_driver_come_the_modules_of_the_kernel_that_boots_next() -> None:
     """In one go: a dry run cannot know which of them the driver's packages bring by themselves."""
     release = "5.15.0-186-generic"
-    driver = DRIVER.model_copy(update={"packages": ("nvidia-utils-535-server",)})
+    planned = DRIVER.model_copy(update={"packages": ("nvidia-utils-535-server",)})
     fake = Fake({**truth(kernels=(release,)), "dpkg -l": []})
-    _, commands = fake.run(driver_installed, driver=driver, interrupts=Interruption((), 1))
+    _, commands = fake.run(driver.install, driver=planned, interrupts=Interruption((), 1))
     assert commands[-2].endswith(f"nvidia-utils-535-server linux-modules-nvidia-535-server-{release}")
     assert commands[-1] == f"apt-mark auto linux-modules-nvidia-535-server-{release}", "it goes with its kernel"
 
 
 def test_a_driver_that_apt_cannot_install_costs_no_service(tmp_path: Path) -> None:
     """An admin's own holds: asked while the instances still serve, and said with apt's words and a way out."""
-    driver = DRIVER.model_copy(update={"packages": ("nvidia-utils-535-server",)})
+    planned = DRIVER.model_copy(update={"packages": ("nvidia-utils-535-server",)})
     facts = {**truth(), "dpkg -l": [], "list-units": ["ollama@a.service"]}
-    _, commands = Fake(facts).run(driver_installed, driver=driver, interrupts=Interruption(("a",), 1))
+    _, commands = Fake(facts).run(driver.install, driver=planned, interrupts=Interruption(("a",), 1))
     rehearsal = next(command for command in commands if "apt-get -s -y" in command)
     drained = next(command for command in commands if "/etc/flexi/drain.d" in command)
     assert commands.index(rehearsal) < commands.index(drained)
@@ -445,7 +421,7 @@ def test_the_kernel_that_boots_next_gets_its_modules(
     package = "linux-modules-nvidia-535-server-{release}"
     installed_ = [f"ii  {package.format(release=release)}  5.15  amd64  m" for release in present]
     fake = Fake({**truth(kernels=kernels), "dpkg -l": installed_})
-    predicted, commands = fake.run(kernel_modules, module_package=package, after=())
+    predicted, commands = fake.run(driver.install_kernel_modules, module_package=package, after=())
     assert predicted == bool(wanted)
     if wanted:
         assert f"install --no-install-recommends {package.format(release=wanted)}" in commands[-2]
@@ -464,7 +440,7 @@ def test_a_kernels_modules_are_asked_for_by_name_where_no_meta_package_brings_th
     have = f"$have {package.format(release=newer)}"
     meta = image.replace(f"linux-image-{newer}", "linux-generic [5.15.0.186.196]")
     fake = Fake({**truth(RUNNING_535), have: [image, meta, modules], "apt-get -s": [image, meta]})
-    _, commands = fake.run(updated, **arguments)
+    _, commands = fake.run(driver.update, **arguments)
     assert f"linux-modules-nvidia-535-server-{newer}=5.15.0-190.200" in commands[-2]
     assert "linux-generic=5.15.0-190.200" in commands[-2]
     assert "linux-image" not in commands[-2], "a kernel that was asked for by name is never removed when it is old"
@@ -472,7 +448,7 @@ def test_a_kernels_modules_are_asked_for_by_name_where_no_meta_package_brings_th
     library = "Inst libnvidia-compute-535-server [535.309.01-0ubuntu1] (535.309.02-0ubuntu1 Ubuntu [amd64])"
     for refused in ([image], [library]):
         fake = Fake({**truth(RUNNING_535), "apt-get -s": refused})
-        add_op(fake.state, updated, **arguments)
+        add_op(fake.state, driver.update, **arguments)
         with pytest.raises(PyinfraError):
             run_ops(fake.state)
         assert not [command for command in map(str, fake.host.connector.executed_commands) if "apt-get -y" in command]
@@ -480,13 +456,15 @@ def test_a_kernels_modules_are_asked_for_by_name_where_no_meta_package_brings_th
 
 @pytest.mark.parametrize("daemon", ["chrony", "ntpsec", "openntpd", "systemd-timesyncd"])
 def test_a_time_daemon_of_the_hosts_own_stays(daemon: str) -> None:
-    predicted, _ = Fake({"dpkg -l": [f"ii  {daemon}  1.0  amd64  clock"]}).run(time_daemon)
+    predicted, _ = Fake({"dpkg -l": [f"ii  {daemon}  1.0  amd64  clock"]}).run(packages.time_daemon)
     assert not predicted
 
 
 def test_a_version_that_is_gone_is_said_before_anything_changes(tmp_path: Path) -> None:
     """The check itself, run by sh with an apt-cache that knows only the transitional build."""
-    _, commands = Fake({}).run(obtainable, package="nvidia-utils-535-server", version="535.309.01-0ubuntu0.22.04.1")
+    _, commands = Fake({}).run(
+        driver.require_version, package="nvidia-utils-535-server", version="535.309.01-0ubuntu0.22.04.1"
+    )
     check = next(command for command in commands if "madison" in command)
     apt_cache = tmp_path / "apt-cache"
     apt_cache.write_text("#!/bin/sh\necho ' nvidia-utils-535-server | 535.309.01-0ubuntu0.22.04.2 | http://x jammy'\n")
@@ -505,27 +483,27 @@ def test_another_build_of_a_package_does_not_count_as_the_wanted_one() -> None:
     """What an upgrade of an earlier night left: the name is right, the package empty."""
     wanted = {"package": "nvidia-utils-535-server", "version": "535.309.01-0ubuntu0.22.04.1"}
     line = "ii  nvidia-utils-535-server  535.309.01-0ubuntu0.22.04.{}  amd64  tool"
-    assert Fake({"dpkg -l": [line.format(2)]}).run(obtainable, **wanted)[0]
-    assert not Fake({"dpkg -l": [line.format(1)]}).run(obtainable, **wanted)[0]
+    assert Fake({"dpkg -l": [line.format(2)]}).run(driver.require_version, **wanted)[0]
+    assert not Fake({"dpkg -l": [line.format(1)]}).run(driver.require_version, **wanted)[0]
 
 
 def test_a_repository_that_the_site_no_longer_has_goes() -> None:
     found = ["/etc/apt/sources.list.d/flexi-cuda.sources", "/etc/apt/sources.list.d/flexi-old.sources"]
-    _, commands = Fake({"-maxdepth 1": found}).run(sources_retired, keep=found[:1])
+    _, commands = Fake({"-maxdepth 1": found}).run(apt_sources.remove_except, keep=found[:1])
     assert commands[-1] == "rm -f /etc/apt/sources.list.d/flexi-old.sources"
-    assert not Fake({"-maxdepth 1": found}).run(sources_retired, keep=found)[0]
+    assert not Fake({"-maxdepth 1": found}).run(apt_sources.remove_except, keep=found)[0]
 
 
 def test_what_the_plan_no_longer_has_is_stopped() -> None:
     fake = Fake({"list-units": ["ollama@a.service", "ollama@old.service", "ollama@old.service"]})
-    _, commands = fake.run(retired, pattern="ollama@*.service", keep=["ollama@a.service"])
+    _, commands = fake.run(units.absent, pattern="ollama@*.service", keep=["ollama@a.service"])
     stopped = [command for command in commands if "disable --now" in command]
     assert stopped == ["systemctl disable --now ollama@old.service"]
 
 
 def test_a_haproxy_of_the_admins_own_is_left_alone() -> None:
     predicted, _ = Fake({"list-units": ["haproxy.service"]}).run(
-        retired, pattern="haproxy.service", keep=(), only_with="/etc/haproxy/flexi/dialects.map"
+        units.absent, pattern="haproxy.service", keep=(), only_with="/etc/haproxy/flexi/dialects.map"
     )
     assert not predicted
 
@@ -550,7 +528,9 @@ def test_an_action_is_due_until_it_succeeded_with_what_is_there(tmp_path: Path) 
         return truth.present != truth.stamped
 
     def act(command: str) -> int:
-        _, commands = Fake({"sha256sum": ["0" * 64]}).run(applied, what="x", inputs=(str(config),), command=command)
+        _, commands = Fake({"sha256sum": ["0" * 64]}).run(
+            restart.on_change, service="x", watch=(str(config),), command=command
+        )
         script = shlex.split(commands[-1].removeprefix("sh -c "))[0]
         return stamp_run(script, tmp_path).returncode
 
@@ -567,7 +547,7 @@ def test_an_action_is_due_until_it_succeeded_with_what_is_there(tmp_path: Path) 
 
 
 def test_the_current_release_is_switched_in_one_rename() -> None:
-    predicted, commands = Fake({"readlink": ["current 0.23.0"]}).run(current_release, version="0.24.0")
+    predicted, commands = Fake({"readlink": ["current 0.23.0"]}).run(ollama.switch_release, version="0.24.0")
     assert predicted
     moves = [shlex.split(command) for command in commands if command.startswith(("ln", "mv"))]
     assert moves == [
@@ -590,7 +570,7 @@ RELEASES = [
 def test_a_rollback_changes_places_and_downloads_nothing() -> None:
     """The current one first: a run that ends between the two has gone back."""
     fake = Fake({"readlink": RELEASES, **truth(RUNNING_535.replace("535.309.01", "580.159.03"))})
-    _, commands = fake.run(previous_release, version="0.32.15", major=580)
+    _, commands = fake.run(ollama.roll_back, version="0.32.15", major=580)
     links = [shlex.split(command)[2:] for command in commands if command.startswith("ln")]
     assert links == [["0.24.0", "/opt/ollama/current.new"], ["0.32.15", "/opt/ollama/previous.new"]]
     assert not any("curl" in command for command in commands)
@@ -604,7 +584,7 @@ def test_a_rollback_changes_places_and_downloads_nothing() -> None:
 def test_a_host_that_is_back_already_stays(current: str, previous: str) -> None:
     links = [*RELEASES[:3], f"current {current}", f"previous {previous}"]
     fake = Fake({"readlink": links, **truth(RUNNING_535.replace("535.309.01", "580.159.03"))})
-    predicted, commands = fake.run(previous_release, version="0.32.15", major=580)
+    predicted, commands = fake.run(ollama.roll_back, version="0.32.15", major=580)
     assert not predicted
     assert not [command for command in commands if command.startswith(("ln", "mv"))]
 
@@ -627,22 +607,22 @@ def test_a_rollback_that_cannot_be_is_refused(
     releases: list[str], words: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake = Fake({"readlink": releases, **truth(RUNNING_535)})
-    add_op(fake.state, previous_release, version="0.24.0", major=535)
+    add_op(fake.state, ollama.roll_back, version="0.24.0", major=535)
     with pytest.raises(PyinfraError):
         run_ops(fake.state)
     assert words in caplog.text
 
 
 def test_only_releases_that_nobody_goes_back_to_are_removed() -> None:
-    _, commands = Fake({"readlink": RELEASES}).run(releases_kept, version="0.32.15", after=())
+    _, commands = Fake({"readlink": RELEASES}).run(ollama.remove_old_releases, version="0.32.15", after=())
     assert [command for command in commands if command.startswith("rm")] == ["rm -rf /opt/ollama/0.23.4"]
 
 
 def test_a_dry_run_knows_that_a_switch_leaves_the_release_before_the_previous_one_to_nobody() -> None:
     fake = Fake({"readlink": [*RELEASES[:3], "current 0.24.0", "previous 0.23.4"]})
-    switch = add_op(fake.state, current_release, version="0.32.15")[fake.host]
-    assert add_op(fake.state, releases_kept, version="0.32.15", after=[switch])[fake.host].will_change
-    assert not add_op(fake.state, releases_kept, version="0.32.15", after=())[fake.host].will_change
+    switch = add_op(fake.state, ollama.switch_release, version="0.32.15")[fake.host]
+    assert add_op(fake.state, ollama.remove_old_releases, version="0.32.15", after=[switch])[fake.host].will_change
+    assert not add_op(fake.state, ollama.remove_old_releases, version="0.32.15", after=())[fake.host].will_change
 
 
 CARDS = [Gpu(index, f"GPU-{index}", "NVIDIA A40", 46068 * 2**20) for index in range(2)]
@@ -656,13 +636,13 @@ def test_a_replaced_card_is_explained_and_taken_only_when_accepted(caplog: pytes
     }
     group = instance((0, 1))
     fake = Fake(facts)
-    add_op(fake.state, environment_file, instance=group, gpu_count=2)
+    add_op(fake.state, ollama.write_environment, instance=group, gpu_count=2)
     with pytest.raises(PyinfraError):
         run_ops(fake.state)
     assert "GPU-9 is gone, GPU-1 is in its place" in caplog.text
     assert "--accept-gpus @fake/host" in caplog.text
     accepted = Fake(facts, {"accept_gpus": "other,@fake/host"})
-    add_op(accepted.state, environment_file, instance=group, gpu_count=2)
+    add_op(accepted.state, ollama.write_environment, instance=group, gpu_count=2)
     run_ops(accepted.state)
 
 
@@ -679,7 +659,7 @@ def test_a_replaced_card_is_explained_and_taken_only_when_accepted(caplog: pytes
 def test_other_cards_in_a_group_are_no_replacement_unless_one_is_gone(
     before: list[str], now: list[str], pairs: list[tuple[str, str]]
 ) -> None:
-    assert replaced(before, now, CARDS) == pairs
+    assert ollama.replaced_gpus(before, now, CARDS) == pairs
 
 
 @pytest.mark.parametrize(
@@ -695,7 +675,7 @@ def test_other_cards_in_a_group_are_no_replacement_unless_one_is_gone(
     ids=["a kernel alone", "a kernel with its modules", "no kernel"],
 )
 def test_a_kernel_without_modules_is_seen_before_it_is_installed(upgrades: dict[str, str], bare: list[str]) -> None:
-    assert kernels_without_modules(upgrades, "linux-modules-nvidia-535-server-{release}") == bare
+    assert driver.kernels_without_modules(upgrades, "linux-modules-nvidia-535-server-{release}") == bare
 
 
 @pytest.mark.parametrize(
@@ -715,9 +695,9 @@ def test_an_empty_package_is_no_way_to_modules(shown: str, real: bool, tmp_path:
     (tmp_path / "shown").write_text(shown)
     cache.write_text(f"#!/bin/sh\ncat {tmp_path}/shown\n")
     cache.chmod(0o755)
-    argv = shlex.split(Real().command("m").get_raw_value())
+    argv = shlex.split(RealPackage().command("m").get_raw_value())
     done = subprocess.run(argv, capture_output=True, text=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=True)
-    assert Real().process(done.stdout.splitlines()) is real
+    assert RealPackage().process(done.stdout.splitlines()) is real
 
 
 def test_what_is_missing_is_simulated_where_nothing_is_to_be_updated(tmp_path: Path) -> None:
@@ -743,7 +723,7 @@ def test_upgrades_are_read_from_a_simulation() -> None:
 
 
 def test_the_current_release_stays() -> None:
-    predicted, _ = Fake({"readlink": ["current 0.24.0"]}).run(current_release, version="0.24.0")
+    predicted, _ = Fake({"readlink": ["current 0.24.0"]}).run(ollama.switch_release, version="0.24.0")
     assert not predicted
 
 
@@ -755,7 +735,9 @@ def test_releases_are_read_with_their_digests() -> None:
 
 
 def test_a_key_is_checked_before_it_is_trusted() -> None:
-    _, commands = Fake({}).run(signing_key, url="http://mirror/key.pub", dest="/etc/apt/k.asc", fingerprint="AB" * 20)
+    _, commands = Fake({}).run(
+        packages.signing_key, url="http://mirror/key.pub", dest="/etc/apt/k.asc", fingerprint="AB" * 20
+    )
     order = [command for command in commands if any(word in command for word in ("curl", "expected", "mv -f"))]
     assert "curl" in order[0]
     assert "AB" * 20 in order[1]
@@ -764,12 +746,12 @@ def test_a_key_is_checked_before_it_is_trusted() -> None:
 
 def test_the_health_key_stays_once_it_is_made() -> None:
     fake = Fake({"stat": "user=root group=root mode=-rw------- atime=1 mtime=1 ctime=1 size=1 '/x'"})
-    predicted, _ = fake.run(health_key, key_header="/etc/h", key_map="/etc/m", consumer="health")
+    predicted, _ = fake.run(gateway.make_health_key, key_header="/etc/h", key_map="/etc/m", consumer="health")
     assert not predicted
 
 
 def test_a_file_is_checked_before_it_replaces_the_old_one() -> None:
-    _, commands = Fake({}).run(validated_file, dest="/etc/x.cfg", content="new\n", check="checker -f {}")
+    _, commands = Fake({}).run(host_files.validated, dest="/etc/x.cfg", content="new\n", check="checker -f {}")
     steps = [command for command in commands if "x.cfg" in command]
     checked = next(i for i, command in enumerate(steps) if "checker -f /etc/x.cfg.new" in command)
     moved = next(i for i, command in enumerate(steps) if command.startswith("mv"))
@@ -797,20 +779,20 @@ PRESENT = [Gpu(0, "GPU-00", "A40", 46068), Gpu(1, "GPU-11", "A40", 46068)]
 def test_with_a_card_missing_numbers_are_not_trusted() -> None:
     """Cards A, C, D of four: index 1 is C now, which belongs to another group."""
     with pytest.raises(LookupError, match="shows 2 of the host's 3 GPUs"):
-        resolve_gpus(instance((0, 1)), PRESENT, 3)
-    assert resolve_gpus(instance(("GPU-11",)), PRESENT, 3) == ["GPU-11"]
+        ollama.resolve_gpus(instance((0, 1)), PRESENT, 3)
+    assert ollama.resolve_gpus(instance(("GPU-11",)), PRESENT, 3) == ["GPU-11"]
 
 
 def test_indices_become_uuids() -> None:
-    assert resolve_gpus(instance((1, 0)), PRESENT, 2) == ["GPU-11", "GPU-00"]
-    assert resolve_gpus(instance(("GPU-11",)), PRESENT, 2) == ["GPU-11"]
-    assert "CUDA_VISIBLE_DEVICES=GPU-11,GPU-00\n" in render_environment(instance((1, 0)), ["GPU-11", "GPU-00"])
+    assert ollama.resolve_gpus(instance((1, 0)), PRESENT, 2) == ["GPU-11", "GPU-00"]
+    assert ollama.resolve_gpus(instance(("GPU-11",)), PRESENT, 2) == ["GPU-11"]
+    assert "CUDA_VISIBLE_DEVICES=GPU-11,GPU-00\n" in ollama.render_environment(instance((1, 0)), ["GPU-11", "GPU-00"])
 
 
 @pytest.mark.parametrize("gpus", [(0, 2), ("GPU-00", "GPU-99")])
 def test_a_missing_gpu_is_named(gpus: Any) -> None:
     with pytest.raises(LookupError, match=r"group a: GPU (2|GPU-99) is not on this host; nvidia-smi shows 2"):
-        resolve_gpus(instance(gpus), PRESENT, 2)
+        ollama.resolve_gpus(instance(gpus), PRESENT, 2)
 
 
 def test_a_stamp_is_the_same_where_a_missing_file_would_end_the_shell(tmp_path: Path) -> None:
@@ -842,6 +824,6 @@ def test_only_our_own_mask_is_lifted(chat: bool, target: str, lifted: bool, monk
 
         def noop(self, why: str) -> None: ...
 
-    monkeypatch.setattr("flexi.operations.retiring.host", Here())
-    commands = [str(command) for command in unmasked._inner(path="/etc/systemd/system/a.service", only_with="/m")]
+    monkeypatch.setattr("flexi.operations.units.host", Here())
+    commands = [str(command) for command in units.unmask._inner(path="/etc/systemd/system/a.service", only_with="/m")]
     assert commands == (["rm -f /etc/systemd/system/a.service", "systemctl daemon-reload"] if lifted else [])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.release import VERSION, Release
 
-from flexi.operations.ollama import install_script
+from flexi.operations import ollama
 from flexi.plan.model.ollama import OllamaPlan
 
 pytestmark = pytest.mark.skipif(
@@ -29,7 +29,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def install(plan: OllamaPlan, root: Path) -> subprocess.CompletedProcess[str]:
-    script = install_script(plan, str(root))
+    script = ollama.install_script(plan, str(root))
     return subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
 
 

@@ -14,9 +14,9 @@ import pytest
 from pyinfra.api.operation import add_op
 from support.fake_host import Fake
 
-from flexi.facts.ollama import _LIST_STORES, OLLAMA_HOMES, OllamaStores, Stored
+from flexi.facts.ollama import _LIST_STORES, OLLAMA_HOMES, GroupStore, OllamaStores
 from flexi.operations import stores
-from flexi.operations.stores import Surplus, obstacle, surplus, surplus_removed
+from flexi.operations.stores import Surplus
 from flexi.plan import build_plan
 from flexi.plan.model.site import Plan
 from flexi.site import load_site
@@ -72,21 +72,25 @@ GOOD = {
 def test_what_the_plan_wants_is_no_surplus_and_neither_is_a_name_on_its_way(plan: Plan) -> None:
     """A mirror's long name stands in the store until the agent has renamed it."""
     found = [
-        Stored("a", ("192.0.2.9:5000/library/llama3:8b", "llama3:8b")),
-        Stored("b", ("llama3:8b", "phi3:3.8b")),
+        GroupStore("a", ("192.0.2.9:5000/library/llama3:8b", "llama3:8b")),
+        GroupStore("b", ("llama3:8b", "phi3:3.8b")),
     ]
-    assert surplus(plan.host("one"), found) == []
+    assert stores.surplus(plan.host("one"), found) == []
 
 
 def test_models_beyond_the_plan_and_stores_of_groups_that_are_gone(plan: Plan) -> None:
-    found = [Stored("a", ("gemma:7b", "llama3:8b", "phi3:3.8b")), Stored("old", ("mistral:7b",)), Stored("c", ())]
-    assert surplus(plan.host("one"), found) == [
+    found = [
+        GroupStore("a", ("gemma:7b", "llama3:8b", "phi3:3.8b")),
+        GroupStore("old", ("mistral:7b",)),
+        GroupStore("c", ()),
+    ]
+    assert stores.surplus(plan.host("one"), found) == [
         Surplus("a", ("gemma:7b",), 11434),
         Surplus("a", ("phi3:3.8b",), 11434),
         Surplus("old", ("mistral:7b",), None),
         Surplus("c", (), None),
     ], "c is a group of another host"
-    assert surplus(plan.host("door"), [Stored("a", ("x:1",))]) == [Surplus("a", ("x:1",), None)]
+    assert stores.surplus(plan.host("door"), [GroupStore("a", ("x:1",))]) == [Surplus("a", ("x:1",), None)]
 
 
 READY_LLAMA = {"llama3:8b": "ready"}
@@ -97,7 +101,7 @@ FAR = Surplus("a", ("mistral:7b",), 11434)
 
 def test_what_serves_elsewhere_goes_and_so_does_what_is_wanted_nowhere(plan: Plan) -> None:
     for item in (MOVED, SHARED, FAR, Surplus("a", ("gemma:7b",), 11434), Surplus("old", (), None)):
-        assert obstacle(item, plan.host("one"), plan, GOOD) is None
+        assert stores.obstacle(item, plan.host("one"), plan, GOOD) is None
 
 
 @pytest.mark.parametrize(
@@ -127,7 +131,7 @@ def test_what_stays_says_why(
     statuses = {**({} if not change else GOOD), **change}
     if not change:
         statuses = {"one": GOOD["one"]}
-    found = obstacle(item, plan.host("one"), plan, statuses)
+    found = stores.obstacle(item, plan.host("one"), plan, statuses)
     assert (found.words if found else None, found.passing if found else False) == (words, passing)
 
 
@@ -159,7 +163,7 @@ def homes(root: Path) -> Path:
     return root
 
 
-def listed(root: Path) -> list[Stored]:
+def listed(root: Path) -> list[GroupStore]:
     script = _LIST_STORES.replace(OLLAMA_HOMES, f"{root}/lib").replace("/etc/ollama", f"{root}/etc")
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
     return OllamaStores().process(done.stdout.splitlines())
@@ -168,8 +172,8 @@ def listed(root: Path) -> list[Stored]:
 def test_stores_are_read_from_the_disk(tmp_path: Path) -> None:
     assert listed(tmp_path) == []
     assert listed(homes(tmp_path)) == [
-        Stored("a", ("llama3:8b", "mirror:5000/library/phi3:3.8b", "someone/x:latest")),
-        Stored("empty", ()),
+        GroupStore("a", ("llama3:8b", "mirror:5000/library/phi3:3.8b", "someone/x:latest")),
+        GroupStore("empty", ()),
     ]
 
 
@@ -190,7 +194,7 @@ def run(plan: Plan, *lines: str, status: HostStatus | None = None) -> tuple[bool
     instances = tuple(i.model_copy(update={"host": host.host.name}) for i in one.ollama.instances)
     one = one.model_copy(update={"ollama": one.ollama.model_copy(update={"instances": instances})})
     changed = plan.model_copy(update={"hosts": (one, *plan.hosts[1:])})
-    predicted, commands = host.run(surplus_removed, plan_host=one, plan=changed)
+    predicted, commands = host.run(stores.remove_surplus, host_plan=one, plan=changed)
     return predicted, [c for c in commands if "/api/delete" in c or "remove /" in c]
 
 
@@ -221,7 +225,7 @@ def test_a_dry_run_names_what_goes(plan: Plan, caplog: pytest.LogCaptureFixture)
     """The operation is one for the whole host: whoever confirms a change must see which models it takes."""
     caplog.set_level(logging.INFO, logger="pyinfra")
     stored, one = fake(*MOVED_LINES), plan.host("one").model_copy(update={"name": "@fake/host"})
-    add_op(stored.state, surplus_removed, plan_host=one, plan=plan.model_copy(update={"hosts": (one,)}))
+    add_op(stored.state, stores.remove_surplus, host_plan=one, plan=plan.model_copy(update={"hosts": (one,)}))
     assert "x:1: wanted nowhere any more" in caplog.text
     assert "/var/lib/ollama/old would be removed" in caplog.text
     assert "is removed" not in caplog.text
@@ -232,7 +236,7 @@ def test_a_model_whose_place_is_in_no_host_of_the_run_stays(plan: Plan) -> None:
 
 
 def test_what_is_loading_is_waited_for_and_what_is_not_is_kept(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stores, "WAIT_S", 0.05)
+    monkeypatch.setattr(stores, "LOADING_TIMEOUT_S", 0.05)
     monkeypatch.setattr(stores, "POLL_S", 0.01)
     loading = says("one", ("a", "ready", {}), ("b", "ready", {"phi3:3.8b": "loading"}))
     predicted, commands = run(plan, *MOVED_LINES, status=loading)
@@ -240,7 +244,7 @@ def test_what_is_loading_is_waited_for_and_what_is_not_is_kept(plan: Plan, monke
     assert [command for command in commands if "/api/delete" in command] == []
     assert len(commands) == 1, "x:1 is wanted nowhere"
     answers = iter([loading] * 3)
-    monkeypatch.setattr(stores, "WAIT_S", 60)
-    monkeypatch.setattr(stores, "_ask", lambda name: next(answers, GOOD["one"]))
+    monkeypatch.setattr(stores, "LOADING_TIMEOUT_S", 60)
+    monkeypatch.setattr(stores, "_poll", lambda name: next(answers, GOOD["one"]))
     _, commands = run(plan, *MOVED_LINES)
     assert len(commands) == 2, "it was ready in time"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support.authority import authority_pem, issue
 
-from flexi.facts.gateway import CertificateTruth, GatewayCertificate
+from flexi.facts.gateway import CertificateState, GatewayCertificate
 from flexi.paths import ROOT
 
 PROGRAM = ROOT / "templates/gateway/flexi-certificate"
@@ -59,7 +59,7 @@ def run(tables: Path, tmp_path: Path) -> Run:
     return call
 
 
-def look(file: Path) -> CertificateTruth:
+def look(file: Path) -> CertificateState:
     words = shlex.split(str(GatewayCertificate().command(str(file))))
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert "PRIVATE" not in done.stdout
