@@ -8,6 +8,7 @@ import pytest
 from subjects import Hosts
 from testinfra.host import Host
 
+from flexi.components.chat import SECRETS
 from flexi.components.chat_programs import chat_program
 from flexi.configs.courses import courses_config
 from flexi.configs.gateway import curl_here
@@ -56,7 +57,7 @@ def test_models(chat: str, plan: Plan, hosts: Hosts) -> None:
     here = plan.host(plan.chat.host).chat
     assert here is not None
     # The key travels over standard input, into no argument.
-    key = f"sed -n 's/^RAG_OLLAMA_API_KEY=/Authorization: Bearer /p' {chat.SECRETS}"
+    key = f"sed -n 's/^RAG_OLLAMA_API_KEY=/Authorization: Bearer /p' {SECRETS}"
     answer = hosts[plan.chat.host].run(
         f"{key} | curl -sS -m 30 -w '\\n%{{http_code}}' -H @- {here.gateway_url}/api/tags"
     )
